@@ -1,0 +1,141 @@
+"""From the available ring to I/O under way: the first half of a request's path."""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+from virtflash.engine.atomics cimport count_u64, load_relaxed_u32, store_release_u32
+from virtflash.engine.block_request cimport PENDING, changes_data, iov_fill, parse_request
+from virtflash.engine.completion cimport complete, mark_dirty, raise_event, signal_descriptor
+from virtflash.engine.gate cimport gate_demands_stable, gate_refuses
+from virtflash.engine.split_chain cimport walk_chain
+from virtflash.engine.split_ring cimport ring_give, ring_pending, ring_take
+from virtflash.engine.state cimport (
+    EVENT_MALFORMED,
+    EVENT_QUEUE_BROKEN,
+    FAULT_HEAD_IN_FLIGHT,
+    FAULT_HEAD_RANGE,
+    FAULT_REQUEST,
+    FAULT_RING_JUMP,
+    OP_FLUSH,
+    OP_GET_ID,
+    OP_READ,
+    STAGE_DATA,
+    STAGE_IDLE,
+    STAGE_SYNC,
+    BindingState,
+    Chain,
+    QueueState,
+    ReactorState,
+    Slot,
+)
+from virtflash.engine.submission cimport issue
+from virtflash.engine.virtio cimport BLK_S_IOERR, BLK_S_OK, DEVICE_ID_BYTES
+
+cdef enum:
+    BATCH = 32  # heads taken from one queue before its I/O is submitted and the next queue has its turn
+
+
+cdef inline void break_queue(QueueState *queue, int kind, int fault) noexcept nogil:
+    """Stop taking requests: nothing in this ring can be trusted any more. What is in flight still completes."""
+    queue.broken = True
+    raise_event(queue.binding, kind, queue.index, fault)
+    signal_descriptor(queue.error_fd)
+
+
+cdef inline void refuse_chain(ReactorState *reactor, QueueState *queue, uint16_t head, int fault) noexcept nogil:
+    """A chain that cannot even be answered: its head goes back, and the queue stops."""
+    count_u64(&queue.statistics.malformed, 1)
+    ring_give(&queue.ring, head, 0)
+    mark_dirty(reactor, queue)
+    break_queue(queue, EVENT_QUEUE_BROKEN, fault)
+
+
+cdef inline void begin(ReactorState *reactor, QueueState *queue, Slot *slot) noexcept nogil:
+    """From here on the request is in flight, until `complete`."""
+    slot.use = queue.use
+    slot.use.in_flight += 1
+    slot.order = queue.order
+    slot.started_ns = reactor.now_ns
+    slot.stage = STAGE_DATA
+    slot.bounce = NULL
+    slot.retries = 0
+    queue.order += 1
+    queue.in_flight += 1
+
+
+cdef inline void answer_without_io(ReactorState *reactor, Slot *slot) noexcept nogil:
+    """The device's own name, or the null backing, which keeps nothing and so has nothing to wait for."""
+    cdef uint64_t written = slot.length if slot.operation == OP_READ else 0
+    if slot.operation == OP_GET_ID:
+        written = iov_fill(&slot.iov, &slot.iov_count, <char *>slot.queue.binding.serial, DEVICE_ID_BYTES)
+    complete(reactor, slot, BLK_S_OK, written)
+
+
+cdef inline void start_io(ReactorState *reactor, QueueState *queue, Slot *slot) noexcept nogil:
+    """A checked request that needs more than an answer."""
+    cdef BindingState *binding = queue.binding
+    if gate_refuses(&binding.gate, slot.operation):
+        complete(reactor, slot, BLK_S_IOERR, 0)
+        return
+    slot.stable = changes_data(slot.operation) and (
+        load_relaxed_u32(&binding.write_through) or gate_demands_stable(&binding.gate)
+    )
+    if slot.operation == OP_FLUSH:
+        if load_relaxed_u32(&binding.sync_failed):
+            complete(reactor, slot, BLK_S_IOERR, 0)
+            return
+        slot.stage = STAGE_SYNC
+    if slot.operation == OP_GET_ID or (binding.fd < 0 and not binding.injected[slot.operation]):
+        answer_without_io(reactor, slot)
+    else:
+        issue(reactor, slot)
+
+
+cdef inline void take_request(ReactorState *reactor, QueueState *queue) noexcept nogil:
+    """Take one head from the available ring and start what it asks for."""
+    cdef uint16_t head = ring_take(&queue.ring)
+    cdef uint32_t status
+    cdef Slot *slot
+    cdef Chain chain
+    cdef int fault
+    if head >= queue.ring.size:
+        break_queue(queue, EVENT_QUEUE_BROKEN, FAULT_HEAD_RANGE)
+        return
+    slot = &queue.slots[head]
+    if slot.stage != STAGE_IDLE:
+        break_queue(queue, EVENT_QUEUE_BROKEN, FAULT_HEAD_IN_FLIGHT)
+        return
+    slot.queue = queue
+    slot.head = head
+    chain.iov = reactor.scratch
+    fault = walk_chain(&queue.ring, queue.use, head, queue.binding.indirect, &chain)
+    if not fault:
+        status = parse_request(queue, slot, &chain, &fault)
+    if fault:
+        refuse_chain(reactor, queue, head, fault)
+        return
+    begin(reactor, queue, slot)
+    if status == PENDING:
+        start_io(reactor, queue, slot)
+        return
+    if chain.fault:
+        count_u64(&queue.statistics.malformed, 1)
+    if status != BLK_S_OK:
+        raise_event(queue.binding, EVENT_MALFORMED, queue.index, chain.fault if chain.fault else FAULT_REQUEST)
+    complete(reactor, slot, status, 0)
+
+
+cdef inline uint32_t drain_queue(ReactorState *reactor, QueueState *queue) noexcept nogil:
+    """Take up to BATCH requests; returns how many there were."""
+    cdef int pending = ring_pending(&queue.ring)
+    cdef int taken = 0
+    if pending < 0:
+        break_queue(queue, EVENT_QUEUE_BROKEN, FAULT_RING_JUMP)
+        return 0
+    if pending > BATCH:
+        pending = BATCH
+    while taken < pending and not queue.broken:
+        take_request(reactor, queue)
+        taken += 1
+    if taken:
+        count_u64(&queue.statistics.batches, 1)
+    return taken

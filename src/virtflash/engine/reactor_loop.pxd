@@ -1,0 +1,311 @@
+"""The reactor's loop: one thread that drains rings, submits, collects, publishes, and sleeps when there is nothing.
+
+A turn of the loop is a batch: up to BATCH heads of each queue, one system call to submit, whatever has completed, one
+publication and at most one interrupt for each queue.
+"""
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
+
+from virtflash.engine.atomics cimport count_u64, load_relaxed_u32, store_release_u32
+from virtflash.engine.completion cimport finish_io, publish_all, signal_descriptor
+from virtflash.engine.drain cimport break_queue, drain_queue
+from virtflash.engine.mailbox cimport mailbox_done, mailbox_take
+from virtflash.engine.registered_files cimport register_queue_files, release_queue_files
+from virtflash.engine.sigbus_guard cimport guard_loss_count
+from virtflash.engine.split_ring cimport ring_allow_kicks, ring_forbid_kicks
+from virtflash.engine.state cimport (
+    COMMAND_CALL,
+    COMMAND_ERROR,
+    COMMAND_EXIT,
+    COMMAND_KICK,
+    COMMAND_MEMORY,
+    COMMAND_ROUND,
+    COMMAND_START,
+    COMMAND_STOP,
+    EVENT_MEMORY_LOST,
+    FAULT_MEMORY_LOST,
+    IO_THREADS,
+    QUEUES_PER_REACTOR,
+    Command,
+    QueueState,
+    ReactorState,
+    Slot,
+    Table,
+)
+from virtflash.engine.submission cimport issue_backlog
+from virtflash.engine.system cimport cpu_relax, monotonic_ns, pollfd
+from virtflash.engine.uring cimport (
+    io_uring_cq_advance,
+    io_uring_cqe,
+    io_uring_peek_batch_cqe,
+    io_uring_sq_ready,
+    io_uring_submit,
+    io_uring_submit_and_wait,
+)
+from virtflash.engine.wake_sources cimport (
+    TAG_CANCEL,
+    TAG_KICK,
+    TAG_MAILBOX,
+    TAG_MASK,
+    TAG_POOL,
+    TAG_SLOT,
+    arm_all,
+    cancel_kick,
+    kicked,
+    poll_all,
+)
+from virtflash.engine.worker_pool cimport pool_collect
+
+cdef enum:
+    CQE_BATCH = 64
+    POLL_WINDOW_NS = 5000  # a front end answers within it when it is awake; longer only burns CPU (docs/performance.md)
+    POLL_CREDIT_MAX = 8
+    POLL_RETRY = 64  # sleeps after which polling is tried again although it did not pay before
+
+
+cdef inline void adopt_memory(Command *command) noexcept nogil:
+    """Use the new table from now on. Requests in flight keep the one that they were parsed with."""
+    cdef QueueState *queue = command.queue
+    queue.use.retired = True
+    if queue.use.in_flight == 0:
+        store_release_u32(&queue.use.finished, 1)
+    queue.use = command.use
+    queue.ring.descriptors = command.descriptors
+    queue.ring.available = command.available
+    queue.ring.used = command.used
+
+
+cdef inline void start_queue(ReactorState *reactor, QueueState *queue) noexcept nogil:
+    register_queue_files(reactor, queue)
+    queue.kick_armed = queue.kick_lost = queue.kick_by_poll = queue.kick_cancelled = False
+    reactor.queues[reactor.queue_count] = queue
+    reactor.queue_count += 1
+    ring_forbid_kicks(&queue.ring)
+
+
+cdef inline void obey(ReactorState *reactor, Command *command) noexcept nogil:
+    """Do what the control plane asks. A stop is only noted: it is done when nothing is in flight."""
+    if command.kind == COMMAND_STOP:
+        command.queue.stop_command = command
+        reactor.stopping_count += 1
+        return
+    if command.kind == COMMAND_START:
+        start_queue(reactor, command.queue)
+    elif command.kind == COMMAND_MEMORY:
+        adopt_memory(command)
+    elif command.kind == COMMAND_CALL:
+        command.queue.call_fd = command.fd
+        signal_descriptor(command.fd)  # a completion may have gone to the old one
+    elif command.kind == COMMAND_ERROR:
+        command.queue.error_fd = command.fd
+    elif command.kind == COMMAND_EXIT:
+        reactor.exiting = True
+    mailbox_done(command)
+
+
+cdef inline void read_mailbox(ReactorState *reactor) noexcept nogil:
+    cdef Command *command = mailbox_take(&reactor.mailbox)
+    cdef Command *following
+    while command != NULL:
+        following = command.next
+        obey(reactor, command)
+        command = following
+
+
+cdef inline void remove_queue(ReactorState *reactor, uint32_t position) noexcept nogil:
+    cdef QueueState *queue = reactor.queues[position]
+    cdef Command *command = queue.stop_command
+    reactor.queue_count -= 1
+    reactor.queues[position] = reactor.queues[reactor.queue_count]
+    release_queue_files(reactor, queue)
+    queue.stop_command = NULL
+    reactor.stopping_count -= 1
+    mailbox_done(command)
+
+
+cdef inline void finish_stops(ReactorState *reactor) noexcept nogil:
+    """Let go of the queues that are to stop and of which nothing is in flight any more, a waiting kick included."""
+    cdef uint32_t i = 0
+    cdef QueueState *queue
+    while i < reactor.queue_count:
+        queue = reactor.queues[i]
+        if queue.stop_command != NULL and queue.in_flight == 0:
+            cancel_kick(reactor, queue)
+            if not queue.kick_armed:
+                remove_queue(reactor, i)
+                continue
+        i += 1
+
+
+cdef inline bint table_lost(const Table *table) noexcept nogil:
+    cdef uint32_t i
+    for i in range(table.count):
+        if load_relaxed_u32(table.regions[i].lost):
+            return True
+    return False
+
+
+cdef inline void look_for_lost_memory(ReactorState *reactor) noexcept nogil:
+    """Stop every queue whose guest memory was truncated by its owner."""
+    cdef uint32_t losses = guard_loss_count()
+    cdef uint32_t i
+    if losses == reactor.losses_seen:
+        return
+    reactor.losses_seen = losses
+    for i in range(reactor.queue_count):
+        if not reactor.queues[i].broken and table_lost(reactor.queues[i].use.table):
+            break_queue(reactor.queues[i], EVENT_MEMORY_LOST, FAULT_MEMORY_LOST)
+
+
+cdef inline uint32_t drain_all(ReactorState *reactor) noexcept nogil:
+    cdef uint32_t taken = 0
+    cdef uint32_t i
+    cdef QueueState *queue
+    for i in range(reactor.queue_count):
+        queue = reactor.queues[i]
+        if not queue.broken and queue.stop_command == NULL:
+            taken += drain_queue(reactor, queue)
+    return taken
+
+
+cdef inline void on_completion(ReactorState *reactor, uint64_t data, int32_t result) noexcept nogil:
+    cdef uint64_t tag = data & TAG_MASK
+    if tag == TAG_SLOT:
+        finish_io(reactor, <Slot *>data, result)
+    elif tag == TAG_KICK:
+        kicked(<QueueState *><uintptr_t>(data & ~<uint64_t>TAG_MASK), result)
+    elif tag == TAG_MAILBOX:
+        reactor.mailbox_armed = False
+    elif tag == TAG_POOL:
+        reactor.pool_armed = False
+
+
+cdef inline uint32_t collect_ring(ReactorState *reactor) noexcept nogil:
+    """Take what io_uring has completed; returns how many."""
+    cdef io_uring_cqe *entries[CQE_BATCH]
+    cdef uint64_t data[CQE_BATCH]
+    cdef int32_t results[CQE_BATCH]
+    cdef uint32_t count = io_uring_peek_batch_cqe(&reactor.ring, entries, CQE_BATCH)
+    cdef uint32_t i
+    for i in range(count):
+        data[i] = entries[i].user_data
+        results[i] = entries[i].res
+    io_uring_cq_advance(&reactor.ring, count)  # before anything is issued again: there must be room for its completion
+    if count:
+        reactor.now_ns = monotonic_ns()
+    for i in range(count):
+        on_completion(reactor, data[i], results[i])
+    return count
+
+
+cdef inline uint32_t collect_list(ReactorState *reactor, Slot *slot) noexcept nogil:
+    cdef uint32_t count = 0
+    cdef Slot *following
+    while slot != NULL:
+        following = slot.next
+        finish_io(reactor, slot, slot.result)
+        slot = following
+        count += 1
+    return count
+
+
+cdef inline uint32_t collect_all(ReactorState *reactor) noexcept nogil:
+    """Take everything that has completed, wherever it was done."""
+    cdef uint32_t count = 0
+    cdef Slot *failed = reactor.failed
+    if reactor.io_path != IO_THREADS:
+        count = collect_ring(reactor)
+    if load_relaxed_u32(&reactor.pool.done_pending):
+        reactor.now_ns = monotonic_ns()
+        count += collect_list(reactor, pool_collect(&reactor.pool))
+    reactor.failed = NULL
+    return count + collect_list(reactor, failed)
+
+
+cdef inline void submit_all(ReactorState *reactor) noexcept nogil:
+    if reactor.backlog != NULL:
+        issue_backlog(reactor)
+    if reactor.io_path != IO_THREADS and io_uring_sq_ready(&reactor.ring):
+        io_uring_submit(&reactor.ring)
+
+
+cdef inline bint keep_polling(ReactorState *reactor) noexcept nogil:
+    """Nothing happened in this turn. Is it worth looking again before sleeping? Only where that has paid lately."""
+    cdef uint64_t now
+    if reactor.poll_credit <= 0:
+        return False
+    now = monotonic_ns()
+    if reactor.idle_since_ns == 0:
+        reactor.idle_since_ns = now
+    if now - reactor.idle_since_ns < POLL_WINDOW_NS:
+        cpu_relax()
+        return True
+    reactor.poll_credit -= 1
+    return False
+
+
+cdef inline void poll_paid(ReactorState *reactor) noexcept nogil:
+    """Something happened. If we were looking for it, looking was right."""
+    if reactor.idle_since_ns and reactor.poll_credit < POLL_CREDIT_MAX:
+        reactor.poll_credit += 1
+    reactor.idle_since_ns = 0
+
+
+cdef inline bint allow_all_kicks(ReactorState *reactor) noexcept nogil:
+    """Ask every driver to kick from now on. True: one made something available meanwhile."""
+    cdef bint found = False
+    cdef uint32_t i
+    cdef QueueState *queue
+    for i in range(reactor.queue_count):
+        queue = reactor.queues[i]
+        if not queue.broken and queue.stop_command == NULL and ring_allow_kicks(&queue.ring):
+            found = True
+    return found
+
+
+cdef inline void forbid_all_kicks(ReactorState *reactor) noexcept nogil:
+    cdef uint32_t i
+    for i in range(reactor.queue_count):
+        if not reactor.queues[i].broken:
+            ring_forbid_kicks(&reactor.queues[i].ring)
+
+
+cdef inline void sleep(ReactorState *reactor, pollfd *fds) noexcept nogil:
+    """Wait in the kernel for a kick, a completion, a command or a worker."""
+    if not allow_all_kicks(reactor) and not load_relaxed_u32(&reactor.mailbox.pending):
+        if reactor.io_path == IO_THREADS:
+            poll_all(reactor, fds)
+        else:
+            arm_all(reactor)
+            io_uring_submit_and_wait(&reactor.ring, 1)
+        count_u64(&reactor.wakeups, 1)
+        if reactor.wakeups % POLL_RETRY == 0 and reactor.poll_credit <= 0:
+            reactor.poll_credit = 1
+    reactor.idle_since_ns = 0
+    forbid_all_kicks(reactor)
+
+
+cdef inline bint turn(ReactorState *reactor) noexcept nogil:
+    """One batch. True: something was done."""
+    cdef uint32_t done
+    if load_relaxed_u32(&reactor.mailbox.pending):
+        read_mailbox(reactor)
+    look_for_lost_memory(reactor)
+    reactor.now_ns = monotonic_ns()
+    done = drain_all(reactor)
+    submit_all(reactor)
+    done += collect_all(reactor)
+    publish_all(reactor)
+    if reactor.stopping_count:
+        finish_stops(reactor)
+    return done != 0
+
+
+cdef inline void serve(ReactorState *reactor) noexcept nogil:
+    """The loop, until the control plane asks to exit; its queues are stopped by then."""
+    cdef pollfd fds[QUEUES_PER_REACTOR + 2]
+    while not reactor.exiting:
+        if turn(reactor):
+            poll_paid(reactor)
+        elif not reactor.exiting and not reactor.failed and not keep_polling(reactor):
+            sleep(reactor, fds)

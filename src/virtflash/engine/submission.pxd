@@ -1,0 +1,136 @@
+"""Handing a slot's I/O to the kernel: io_uring where it is to be had, else the worker pool.
+
+Entries gather in the submission queue and go with one system call for each batch drained from the rings.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from virtflash.engine.atomics cimport load_relaxed_u32
+from virtflash.engine.bounce cimport bounce_prepare, bounce_take
+from virtflash.engine.state cimport (
+    IO_THREADS,
+    OP_FLUSH,
+    OP_READ,
+    STAGE_SYNC,
+    BindingState,
+    ReactorState,
+    Slot,
+)
+from virtflash.engine.system cimport EAGAIN, RWF_DSYNC
+from virtflash.engine.transfer_target cimport descriptor_for, is_transfer, is_unaligned, needs_bounce
+from virtflash.engine.uring cimport (
+    IORING_FSYNC_DATASYNC,
+    IOSQE_FIXED_FILE,
+    io_uring_get_sqe,
+    io_uring_prep_fsync,
+    io_uring_prep_read,
+    io_uring_prep_readv,
+    io_uring_prep_write,
+    io_uring_prep_writev,
+    io_uring_sqe,
+    io_uring_sqe_set_data,
+    io_uring_sqe_set_flags,
+    io_uring_submit,
+)
+from virtflash.engine.worker_pool cimport pool_submit
+
+
+cdef inline void fail_later(ReactorState *reactor, Slot *slot, int error) noexcept nogil:
+    """Complete with an error in this round, as if the I/O had failed."""
+    slot.result = -error
+    slot.next = reactor.failed
+    reactor.failed = slot
+
+
+cdef inline void put_back(ReactorState *reactor, Slot *slot) noexcept nogil:
+    slot.next = reactor.backlog
+    reactor.backlog = slot
+
+
+cdef inline io_uring_sqe *next_entry(ReactorState *reactor) noexcept nogil:
+    """A submission entry, making room if need be; NULL only while the kernel takes no more."""
+    cdef io_uring_sqe *entry = io_uring_get_sqe(&reactor.ring)
+    if entry == NULL:
+        io_uring_submit(&reactor.ring)
+        entry = io_uring_get_sqe(&reactor.ring)
+    return entry
+
+
+cdef inline void prepare_read(io_uring_sqe *entry, const Slot *slot, int fd) noexcept nogil:
+    if slot.bounce != NULL:
+        io_uring_prep_read(entry, fd, slot.bounce, slot.bounce_bytes, slot.offset)
+    elif slot.iov_count == 1:
+        io_uring_prep_read(entry, fd, slot.iov.iov_base, <unsigned>slot.iov.iov_len, slot.offset)
+    else:
+        io_uring_prep_readv(entry, fd, slot.iov, slot.iov_count, slot.offset)
+
+
+cdef inline void prepare_write(io_uring_sqe *entry, const Slot *slot, int fd) noexcept nogil:
+    if slot.bounce != NULL:
+        io_uring_prep_write(entry, fd, slot.bounce, slot.bounce_bytes, slot.offset)
+    elif slot.iov_count == 1:
+        io_uring_prep_write(entry, fd, slot.iov.iov_base, <unsigned>slot.iov.iov_len, slot.offset)
+    else:
+        io_uring_prep_writev(entry, fd, slot.iov, slot.iov_count, slot.offset)
+    if slot.stable:
+        entry.rw_flags = RWF_DSYNC
+
+
+cdef inline void prepare_entry(io_uring_sqe *entry, Slot *slot) noexcept nogil:
+    cdef int index = slot.queue.file_unaligned_index if is_unaligned(slot) else slot.queue.file_index
+    cdef int fd = index if index >= 0 else descriptor_for(slot)
+    if slot.stage == STAGE_SYNC:
+        io_uring_prep_fsync(entry, fd, IORING_FSYNC_DATASYNC)
+    elif slot.operation == OP_READ:
+        prepare_read(entry, slot, fd)
+    else:
+        prepare_write(entry, slot, fd)
+    io_uring_sqe_set_flags(entry, IOSQE_FIXED_FILE if index >= 0 else 0)
+    io_uring_sqe_set_data(entry, slot)
+
+
+cdef inline void submit_to_ring(ReactorState *reactor, Slot *slot) noexcept nogil:
+    cdef io_uring_sqe *entry = next_entry(reactor)
+    if entry == NULL:
+        put_back(reactor, slot)
+    else:
+        prepare_entry(entry, slot)
+
+
+cdef inline uint32_t injected_error(const Slot *slot) noexcept nogil:
+    """The errno that stands in for this I/O, when a fault was ordered (`Binding.inject_fault`)."""
+    cdef BindingState *binding = slot.queue.binding
+    cdef uint32_t of_sync = load_relaxed_u32(&binding.injected[OP_FLUSH])
+    if slot.stage == STAGE_SYNC:
+        return of_sync
+    if slot.stable and of_sync:
+        return of_sync
+    return load_relaxed_u32(&binding.injected[slot.operation])
+
+
+cdef inline void issue(ReactorState *reactor, Slot *slot) noexcept nogil:
+    """Start, or continue, the I/O of a slot."""
+    cdef uint32_t injected = injected_error(slot)
+    if injected:
+        fail_later(reactor, slot, injected)
+        return
+    if needs_bounce(slot):
+        if not bounce_take(reactor, slot):
+            put_back(reactor, slot)
+            return
+        bounce_prepare(slot)
+    if reactor.io_path != IO_THREADS and (is_transfer(slot) or slot.stage == STAGE_SYNC):
+        submit_to_ring(reactor, slot)
+    elif not pool_submit(&reactor.pool, slot):
+        fail_later(reactor, slot, EAGAIN)
+
+
+cdef inline void issue_backlog(ReactorState *reactor) noexcept nogil:
+    """Try again what could not be started. Each slot goes at most once round."""
+    cdef Slot *slot = reactor.backlog
+    cdef Slot *following
+    reactor.backlog = NULL
+    while slot != NULL:
+        following = slot.next
+        issue(reactor, slot)
+        slot = following

@@ -1,0 +1,148 @@
+"""What wakes a sleeping reactor: kicks, its mailbox, its workers.
+
+With io_uring each is a read that waits in the kernel; without it, one `poll`. A kick descriptor is whatever the front
+end sent (an eventfd, UML's pipe, a socket), so nothing is assumed of it but that it can be read.
+"""
+
+from libc.errno cimport errno
+from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
+from posix.uio cimport iovec
+
+from virtflash.engine.atomics cimport count_u64
+from virtflash.engine.completion cimport raise_event
+from virtflash.engine.state cimport EVENT_KICK_LOST, IO_THREADS, QueueState, ReactorState
+from virtflash.engine.submission cimport next_entry
+from virtflash.engine.system cimport (
+    EAGAIN,
+    ECANCELED,
+    EINTR,
+    EOPNOTSUPP,
+    POLLIN,
+    RWF_NOWAIT,
+    poll,
+    pollfd,
+    preadv2,
+    read,
+)
+from virtflash.engine.uring cimport (
+    io_uring_prep_cancel,
+    io_uring_prep_poll_add,
+    io_uring_prep_read,
+    io_uring_sqe,
+    io_uring_sqe_set_data,
+    io_uring_sqe_set_flags,
+)
+
+# The low bits of an io_uring completion's user data tell what it is about; slots and queues are aligned to more.
+cdef enum:
+    TAG_SLOT = 0
+    TAG_KICK = 1
+    TAG_MAILBOX = 2
+    TAG_POOL = 3
+    TAG_CANCEL = 4
+    TAG_MASK = 7
+
+
+cdef inline bint arm_read(ReactorState *reactor, int fd, void *into, uint32_t length, void *data) noexcept nogil:
+    cdef io_uring_sqe *entry = next_entry(reactor)
+    if entry == NULL:
+        return False
+    io_uring_prep_read(entry, fd, into, length, 0)
+    io_uring_sqe_set_flags(entry, 0)
+    io_uring_sqe_set_data(entry, data)
+    return True
+
+
+cdef inline bint arm_poll(ReactorState *reactor, int fd, void *data) noexcept nogil:
+    cdef io_uring_sqe *entry = next_entry(reactor)
+    if entry == NULL:
+        return False
+    io_uring_prep_poll_add(entry, fd, POLLIN)
+    io_uring_sqe_set_flags(entry, 0)
+    io_uring_sqe_set_data(entry, data)
+    return True
+
+
+cdef inline void arm_kick(ReactorState *reactor, QueueState *queue) noexcept nogil:
+    cdef void *data = <void *>(<uintptr_t>queue | TAG_KICK)
+    if queue.kick_armed or queue.kick_lost or queue.broken or queue.kick_fd < 0:
+        return
+    if queue.kick_by_poll:
+        queue.kick_armed = arm_poll(reactor, queue.kick_fd, data)
+    else:
+        queue.kick_armed = arm_read(reactor, queue.kick_fd, queue.kick_bytes, sizeof(queue.kick_bytes), data)
+
+
+cdef inline void cancel_kick(ReactorState *reactor, QueueState *queue) noexcept nogil:
+    """Take the waiting read back from the kernel; it ends with ECANCELED."""
+    cdef io_uring_sqe *entry
+    if not queue.kick_armed or queue.kick_cancelled:
+        return
+    entry = next_entry(reactor)
+    if entry == NULL:
+        return
+    io_uring_prep_cancel(entry, <void *>(<uintptr_t>queue | TAG_KICK), 0)
+    io_uring_sqe_set_flags(entry, 0)
+    io_uring_sqe_set_data(entry, <void *>TAG_CANCEL)
+    queue.kick_cancelled = True
+
+
+cdef inline void kicked(QueueState *queue, int32_t result) noexcept nogil:
+    """A read (or poll) of the kick descriptor ended."""
+    queue.kick_armed = False
+    queue.kick_cancelled = False
+    if result > 0:
+        count_u64(&queue.statistics.kicks, 1)
+        queue.kick_by_poll = False
+    elif result == -EAGAIN:
+        queue.kick_by_poll = True  # non-blocking, on a kernel that does not wait for such files
+    elif result != -ECANCELED and result != -EINTR:
+        queue.kick_lost = True  # its end, or no descriptor to read: nobody will kick here any more
+        raise_event(queue.binding, EVENT_KICK_LOST, queue.index, -result)
+
+
+cdef inline void arm_all(ReactorState *reactor) noexcept nogil:
+    cdef uint32_t i
+    for i in range(reactor.queue_count):
+        if reactor.queues[i].stop_command == NULL:
+            arm_kick(reactor, reactor.queues[i])
+    if not reactor.mailbox_armed:
+        reactor.mailbox_armed = arm_read(
+            reactor, reactor.mailbox.event_fd, &reactor.mailbox_count, sizeof(uint64_t), <void *>TAG_MAILBOX
+        )
+    if not reactor.pool_armed:
+        reactor.pool_armed = arm_read(
+            reactor, reactor.pool.event_fd, &reactor.pool_count, sizeof(uint64_t), <void *>TAG_POOL
+        )
+
+
+cdef inline void read_kick(QueueState *queue) noexcept nogil:
+    """Without io_uring: take the kick that `poll` announced, without waiting for one that somebody else took."""
+    cdef iovec into
+    cdef ssize_t result
+    into.iov_base = queue.kick_bytes
+    into.iov_len = sizeof(queue.kick_bytes)
+    result = preadv2(queue.kick_fd, &into, 1, -1, RWF_NOWAIT)
+    if result < 0 and errno == EOPNOTSUPP:
+        result = read(queue.kick_fd, queue.kick_bytes, sizeof(queue.kick_bytes))
+    kicked(queue, <int32_t>result if result >= 0 else -errno)
+
+
+cdef inline void poll_all(ReactorState *reactor, pollfd *fds) noexcept nogil:
+    """Without io_uring: sleep until something happens. `fds` has room for every queue and two more."""
+    cdef uint64_t count
+    cdef uint32_t i
+    for i in range(reactor.queue_count):
+        fds[i].fd = -1 if reactor.queues[i].kick_lost or reactor.queues[i].broken else reactor.queues[i].kick_fd
+        fds[i].events = POLLIN
+    fds[reactor.queue_count].fd = reactor.mailbox.event_fd
+    fds[reactor.queue_count + 1].fd = reactor.pool.event_fd
+    fds[reactor.queue_count].events = fds[reactor.queue_count + 1].events = POLLIN
+    if poll(fds, reactor.queue_count + 2, -1) <= 0:
+        return
+    for i in range(reactor.queue_count):
+        if fds[i].revents:
+            read_kick(reactor.queues[i])
+    for i in range(reactor.queue_count, reactor.queue_count + 2):
+        if fds[i].revents:
+            read(fds[i].fd, &count, sizeof(count))
