@@ -67,13 +67,14 @@ cdef inline void add_pieces(TableUse *use, Chain *chain, const Descriptor *descr
 
 cdef inline void add_buffer(TableUse *use, Chain *chain, const Descriptor *descriptor) noexcept nogil:
     """Account for one buffer. What is wrong with it is noted, and the walk goes on to find where the status goes."""
+    if descriptor.length == 0:
+        return  # says nothing, in whatever place and direction
     if descriptor.flags & DESC_F_WRITE:
-        if descriptor.length:
-            chain.last_writable = descriptor.address + descriptor.length - 1
+        chain.last_writable = descriptor.address + descriptor.length - 1
         chain.writable_bytes += descriptor.length
         add_pieces(use, chain, descriptor)
         return
-    if chain.writable_bytes and descriptor.length:
+    if chain.writable_bytes:
         chain.fault = FAULT_DIRECTION  # §2.7.4.2: all device-readable buffers come first
     chain.readable_bytes += descriptor.length
     add_pieces(use, chain, descriptor)
