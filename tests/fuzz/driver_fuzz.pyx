@@ -9,6 +9,10 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
 from virtflash.engine.atomics cimport load_acquire_u16, store_release_u16
 from virtflash.engine.system cimport monotonic_ns, write
 
+cdef enum:
+    PATIENCE_NS = 5000000
+    RING_BYTES = 16384  # at the start of memory; buffers seldom lie over it, or every ring would die at once
+
 cdef struct Attack:
     char *memory  # all of guest memory, one file
     uint64_t size  # bytes
@@ -35,18 +39,20 @@ cdef void put_descriptor(Attack *attack, uint32_t entry, uint64_t address, uint3
     (<uint64_t *>at)[0] = address
     (<uint32_t *>(at + 8))[0] = length
     (<uint16_t *>(at + 12))[0] = flags
-    (<uint16_t *>(at + 14))[0] = <uint16_t>((entry + 1) % attack.entries if below(attack, 100) else below(attack, 70000))
+    (<uint16_t *>(at + 14))[0] = <uint16_t>((entry + 1) % attack.entries if below(attack, 5000) else below(attack, 70000))
 
 
 cdef uint64_t somewhere(Attack *attack) noexcept nogil:
-    return attack.base + below(attack, attack.size if below(attack, 50) else 4 * attack.size)
+    if below(attack, 2000) == 0:
+        return attack.base + below(attack, 4 * attack.size)
+    return attack.base + RING_BYTES + below(attack, attack.size - RING_BYTES)
 
 
 cdef void put_chain(Attack *attack, uint32_t entry) noexcept nogil:
     """A request whose parts are mostly plausible: header, a data buffer, a status."""
-    cdef uint64_t header = 16 * below(attack, attack.size // 16)
+    cdef uint64_t header = RING_BYTES + 16 * below(attack, (attack.size - RING_BYTES) // 16)
     cdef uint16_t direction = 2 * <uint16_t>below(attack, 2)
-    cdef uint16_t odd = <uint16_t>below(attack, 8) if below(attack, 40) == 0 else 0
+    cdef uint16_t odd = <uint16_t>below(attack, 8) if below(attack, 2000) == 0 else 0
     (<uint32_t *>(attack.memory + header))[0] = <uint32_t>below(attack, 15 if below(attack, 3) == 0 else 2)
     (<uint64_t *>(attack.memory + header + 8))[0] = below(attack, 2100)
     put_descriptor(attack, entry, attack.base + header, 16, 1 ^ odd)
@@ -57,7 +63,18 @@ cdef void put_chain(Attack *attack, uint32_t entry) noexcept nogil:
 cdef void scribble(Attack *attack) noexcept nogil:
     cdef uint32_t i
     for i in range(below(attack, 8)):
-        (<uint64_t *>attack.memory)[below(attack, attack.size // 8)] = below(attack, ~<uint64_t>0)
+        (<uint64_t *>(attack.memory + RING_BYTES))[below(attack, (attack.size - RING_BYTES) // 8)] = below(attack, ~<uint64_t>0)
+
+
+cdef bint wait_for_room(Attack *attack, uint16_t index) noexcept nogil:
+    """Until half of the ring is used again; False: the queue no longer moves, it was broken by what we did."""
+    cdef uint64_t until_ns = 0
+    while <uint16_t>(index - load_acquire_u16(attack.used + 2)) > attack.entries // 2:
+        if until_ns == 0:
+            until_ns = monotonic_ns() + PATIENCE_NS
+        elif monotonic_ns() > until_ns:
+            return False
+    return True
 
 
 cdef uint64_t play(Attack *attack, uint64_t until_ns) noexcept nogil:
@@ -69,16 +86,16 @@ cdef uint64_t play(Attack *attack, uint64_t until_ns) noexcept nogil:
         for i in range(1 + below(attack, 8)):
             put_chain(attack, 3 * <uint32_t>below(attack, attack.entries // 3))
             (<uint16_t *>(attack.available + 4))[index % attack.entries] = <uint16_t>(
-                3 * below(attack, attack.entries // 3) if below(attack, 5000) else below(attack, 70000)
+                3 * below(attack, attack.entries // 3) if below(attack, 20000) else below(attack, 70000)
             )
             index += 1
             made += 1
-        store_release_u16(attack.available + 2, index if below(attack, 20000) else <uint16_t>below(attack, 65536))
+        store_release_u16(attack.available + 2, index if below(attack, 50000) else <uint16_t>below(attack, 65536))
         write(attack.kick, &one, sizeof(one))
         if below(attack, 50) == 0:
             scribble(attack)
-        while <uint16_t>(index - load_acquire_u16(attack.used + 2)) > attack.entries // 2 and monotonic_ns() < until_ns:
-            continue
+        if not wait_for_room(attack, index):
+            break
     return made
 
 

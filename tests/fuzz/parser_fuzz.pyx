@@ -161,7 +161,7 @@ cdef void write_plausible_chain(World *world, char *table, uint32_t first) noexc
     cdef uint16_t direction = 2 if below(world, 2) else 0
     cdef uint32_t length = 16 * (1 + <uint32_t>below(world, 4)) if below(world, 3) == 0 else 512 * <uint32_t>below(world, 20)
     set_descriptor(table + 16 * first, region.guest + 16 * below(world, region.size // 16), 16, 1, first + 1)
-    set_descriptor(table + 16 * (first + 1), random_address(world), length, 1 | direction, first + 2)
+    set_descriptor(table + 16 * (first + 1), region.guest + below(world, region.size), length, 1 | direction, first + 2)
     set_descriptor(table + 16 * (first + 2), random_address(world), 1, 2, 0)
 
 
