@@ -67,9 +67,9 @@ cdef void scribble(Attack *attack) noexcept nogil:
 
 
 cdef bint wait_for_room(Attack *attack, uint16_t index) noexcept nogil:
-    """Until half of the ring is used again; False: the queue no longer moves, it was broken by what we did."""
+    """Until most of the ring is used again; False: the queue no longer moves, it was broken by what we did."""
     cdef uint64_t until_ns = 0
-    while <uint16_t>(index - load_acquire_u16(attack.used + 2)) > attack.entries // 2:
+    while <uint16_t>(index - load_acquire_u16(attack.used + 2)) > attack.entries // 8:
         if until_ns == 0:
             until_ns = monotonic_ns() + PATIENCE_NS
         elif monotonic_ns() > until_ns:
@@ -81,6 +81,7 @@ cdef uint64_t play(Attack *attack, uint64_t until_ns) noexcept nogil:
     cdef uint64_t one = 1
     cdef uint64_t made = 0
     cdef uint16_t index = load_acquire_u16(attack.available + 2)
+    cdef uint32_t head
     cdef uint32_t i
     while monotonic_ns() < until_ns:
         for i in range(1 + below(attack, 8)):
