@@ -1,0 +1,1 @@
+"""The demonstration: real Linux guests, unmodified, on volumes served by the real program."""

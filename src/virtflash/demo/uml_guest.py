@@ -1,0 +1,164 @@
+"""A real Linux guest in a process: user-mode Linux, booted on the host's file system (read-only) and vhost-user disks."""
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+BLOCK_DEVICE_ID = 2
+REPORT_PREFIX = "virtflash-guest: "
+KERNEL = "linux.uml"
+INIT = Path(__file__).parent / "guest_init.sh"
+READ_BYTES = 1 << 16
+
+
+class GuestError(Exception):
+    """The guest could not be started, did not finish in time, or its script failed."""
+
+
+@dataclass
+class Console:
+    """What a guest printed, and the lines of it that its script reported."""
+
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def reports(self) -> dict[str, str]:
+        """The last report of each kind: "virtflash-guest: KIND TEXT"."""
+        reported = (line.removeprefix(REPORT_PREFIX) for line in self.lines if line.startswith(REPORT_PREFIX))
+        return {kind: text for kind, _, text in (line.partition(" ") for line in reported)}
+
+    def tail(self, count: int = 15) -> str:
+        return "\n".join(self.lines[-count:])
+
+
+def find_kernel() -> str:
+    path = shutil.which(KERNEL)
+    if path is None:
+        raise GuestError(f"{KERNEL} is not installed (Debian: apt-get install user-mode-linux kmod)")
+    return path
+
+
+class UmlGuest:
+    """A context manager: entering boots the guest, leaving it makes sure that nothing of it is left.
+
+    `script` is sourced by a POSIX shell as root of the guest, with `set -eu` and with `report KIND TEXT` and
+    `load MODULE...` defined. The disks are /dev/vda and so on, in the order of `sockets`. `environment` goes over the
+    kernel's command line, so its values are single words.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sockets: Sequence[Path],
+        script: str,
+        directory: Path,
+        *,
+        memory: str = "256M",
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.console = Console()
+        self._sockets = sockets
+        self._script = script
+        self._directory = directory / f"guest-{name}"
+        self._memory = memory
+        self._environment = environment or {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self._directory.mkdir()
+        body = self._directory / "body.sh"
+        body.write_text(self._script)
+        init = self._directory / "init.sh"
+        shutil.copy(INIT, init)
+        init.chmod(0o755)
+        self._process = subprocess.Popen(
+            self._command(init, body),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def _command(self, init: Path, body: Path) -> list[str]:
+        return [
+            find_kernel(),
+            f"mem={self._memory}",
+            "root=/dev/root",
+            "rootfstype=hostfs",
+            "hostfs=/",
+            "ro",
+            f"uml_dir={self._directory}",
+            *(f"virtio_uml.device={socket}:{BLOCK_DEVICE_ID}" for socket in self._sockets),
+            f"init={init}",
+            "con=null",
+            "con0=fd:0,fd:1",
+            f"body={body}",
+            *(f"{key}={value}" for key, value in self._environment.items()),
+        ]
+
+    def kill(self) -> None:
+        """As pulling the plug. The kernel's helper processes are of its session, so they go with it."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process = None
+
+    def wait_for(self, kind: str, text: str, deadline_seconds: float) -> None:
+        """Return as soon as the script has reported this."""
+        wanted = f"{REPORT_PREFIX}{kind} {text}"
+        for line in self._lines(deadline_seconds):
+            if line == wanted:
+                return
+        raise GuestError(f"guest {self.name} ended without reporting {kind} {text}:\n{self.console.tail()}")
+
+    def run(self, deadline_seconds: float, on_line: Callable[[str], None] | None = None) -> dict[str, str]:
+        """Wait until the guest has powered off; return what its script reported. GuestError: it failed."""
+        for line in self._lines(deadline_seconds):
+            if on_line is not None:
+                on_line(line)
+        reports = self.console.reports
+        if reports.get("status") != "0":
+            reason = f"its script ended with status {reports['status']}" if "status" in reports else "it died"
+            raise GuestError(f"guest {self.name}: {reason}, after this:\n{self.console.tail()}")
+        return reports
+
+    def _lines(self, deadline_seconds: float) -> Iterator[str]:
+        if self._process is None or self._process.stdout is None:
+            raise GuestError(f"guest {self.name} does not run")
+        rest = b""
+        for data in self._chunks(self._process.stdout, time.monotonic() + deadline_seconds):
+            *whole, rest = (rest + data).split(b"\n")
+            for raw in whole:
+                line = raw.decode(errors="replace").rstrip("\r")
+                self.console.lines.append(line)
+                yield line
+
+    def _chunks(self, stream: IO[bytes], deadline: float) -> Iterator[bytes]:
+        with selectors.DefaultSelector() as selector:
+            selector.register(stream, selectors.EVENT_READ)
+            while selector.select(max(0.0, deadline - time.monotonic())):
+                data = os.read(stream.fileno(), READ_BYTES)
+                if not data:
+                    return
+                yield data
+        raise GuestError(f"guest {self.name} did not finish in time; last lines:\n{self.console.tail()}")
