@@ -85,10 +85,11 @@ cdef uint64_t play(Attack *attack, uint64_t until_ns) noexcept nogil:
     cdef uint32_t i
     while monotonic_ns() < until_ns:
         for i in range(1 + below(attack, 8)):
-            put_chain(attack, 3 * <uint32_t>below(attack, attack.entries // 3))
-            (<uint16_t *>(attack.available + 4))[index % attack.entries] = <uint16_t>(
-                3 * below(attack, attack.entries // 3) if below(attack, 20000) else below(attack, 70000)
-            )
+            head = 3 * (<uint32_t>made % (attack.entries // 3))
+            put_chain(attack, head)
+            if below(attack, 20000) == 0:
+                head = <uint32_t>below(attack, 70000)  # any head: beyond the ring, or in flight already
+            (<uint16_t *>(attack.available + 4))[index % attack.entries] = <uint16_t>head
             index += 1
             made += 1
         store_release_u16(attack.available + 2, index if below(attack, 50000) else <uint16_t>below(attack, 65536))

@@ -7,11 +7,11 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 BLOCK_DEVICE_ID = 2
 REPORT_PREFIX = "virtflash-guest: "
@@ -72,6 +72,7 @@ class UmlGuest:
         self._directory = directory / f"guest-{name}"
         self._memory = memory
         self._environment = environment or {}
+        self._rest = b""
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -116,6 +117,7 @@ class UmlGuest:
         """As pulling the plug. The kernel's helper processes are of its session, so they go with it."""
         if self._process is None:
             return
+        # The process is not reaped yet, so its number is still its own.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -123,42 +125,68 @@ class UmlGuest:
             self._process.stdout.close()
         self._process = None
 
+    def fileno(self) -> int:
+        """Readable when the guest has printed something or is gone."""
+        if self._process is None or self._process.stdout is None:
+            raise GuestError(f"guest {self.name} does not run")
+        return self._process.stdout.fileno()
+
+    def read_lines(self) -> list[str] | None:
+        """Whole lines printed since the last call; None: the guest is gone."""
+        data = os.read(self.fileno(), READ_BYTES)
+        if not data:
+            return None
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        lines = [raw.decode(errors="replace").rstrip("\r") for raw in whole]
+        self.console.lines.extend(lines)
+        return lines
+
     def wait_for(self, kind: str, text: str, deadline_seconds: float) -> None:
         """Return as soon as the script has reported this."""
         wanted = f"{REPORT_PREFIX}{kind} {text}"
-        for line in self._lines(deadline_seconds):
+        for _guest, line in watch([self], deadline_seconds):
             if line == wanted:
                 return
         raise GuestError(f"guest {self.name} ended without reporting {kind} {text}:\n{self.console.tail()}")
 
-    def run(self, deadline_seconds: float, on_line: Callable[[str], None] | None = None) -> dict[str, str]:
+    def run(self, deadline_seconds: float) -> dict[str, str]:
         """Wait until the guest has powered off; return what its script reported. GuestError: it failed."""
-        for line in self._lines(deadline_seconds):
-            if on_line is not None:
-                on_line(line)
+        for _ in watch([self], deadline_seconds):
+            pass
+        return self.outcome()
+
+    def outcome(self) -> dict[str, str]:
+        """What the script of a guest that is gone reported. GuestError: it failed."""
         reports = self.console.reports
         if reports.get("status") != "0":
             reason = f"its script ended with status {reports['status']}" if "status" in reports else "it died"
             raise GuestError(f"guest {self.name}: {reason}, after this:\n{self.console.tail()}")
         return reports
 
-    def _lines(self, deadline_seconds: float) -> Iterator[str]:
-        if self._process is None or self._process.stdout is None:
-            raise GuestError(f"guest {self.name} does not run")
-        rest = b""
-        for data in self._chunks(self._process.stdout, time.monotonic() + deadline_seconds):
-            *whole, rest = (rest + data).split(b"\n")
-            for raw in whole:
-                line = raw.decode(errors="replace").rstrip("\r")
-                self.console.lines.append(line)
-                yield line
 
-    def _chunks(self, stream: IO[bytes], deadline: float) -> Iterator[bytes]:
-        with selectors.DefaultSelector() as selector:
-            selector.register(stream, selectors.EVENT_READ)
-            while selector.select(max(0.0, deadline - time.monotonic())):
-                data = os.read(stream.fileno(), READ_BYTES)
-                if not data:
-                    return
-                yield data
-        raise GuestError(f"guest {self.name} did not finish in time; last lines:\n{self.console.tail()}")
+def watch(guests: Iterable[UmlGuest], deadline_seconds: float) -> Iterator[tuple[UmlGuest, str]]:
+    """Yield the lines of all guests as they come, until the last of them is gone. GuestError: one is too slow."""
+    deadline = time.monotonic() + deadline_seconds
+    with selectors.DefaultSelector() as selector:
+        for guest in guests:
+            selector.register(guest, selectors.EVENT_READ)
+        while selector.get_map():
+            ready = selector.select(max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise GuestError(f"not finished after {deadline_seconds:.0f} s: {_names(selector)}")
+            for key, _ in ready:
+                if isinstance(key.fileobj, UmlGuest):
+                    yield from _lines(key.fileobj, selector)
+
+
+def _lines(guest: UmlGuest, selector: selectors.BaseSelector) -> Iterator[tuple[UmlGuest, str]]:
+    lines = guest.read_lines()
+    if lines is None:
+        selector.unregister(guest)
+    else:
+        yield from ((guest, line) for line in lines)
+
+
+def _names(selector: selectors.BaseSelector) -> str:
+    late = (key.fileobj for key in selector.get_map().values())
+    return ", ".join(f"guest {guest.name}" for guest in late if isinstance(guest, UmlGuest))
