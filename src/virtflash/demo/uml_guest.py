@@ -1,4 +1,4 @@
-"""A real Linux guest in a process: user-mode Linux, booted on the host's file system (read-only) and vhost-user disks."""
+"""A real Linux guest in a process: user-mode Linux on the host's file system (read-only) and on vhost-user disks."""
 
 import contextlib
 import os

@@ -1,0 +1,103 @@
+"""Two Linux guests at the same time, each on its own volume: file system, data, checksums, trim, and what it took."""
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from virtflash.demo.progress import Progress
+from virtflash.demo.server_process import ServerProcess
+from virtflash.demo.uml_guest import REPORT_PREFIX, GuestError, UmlGuest, find_kernel, watch
+
+EXERCISE = Path(__file__).parent / "exercise.sh"
+STEPS = 7  # the "report step" lines of the exercise
+VOLUME_BYTES = 512 << 20
+DEADLINE_SECONDS = 90.0
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TOOLS = {"insmod": "kmod", "mkfs.ext4": "e2fsprogs", "fstrim": "util-linux"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One virtual machine of the car and what it puts on its volume."""
+
+    name: str
+    filesystem: str
+
+
+@dataclass
+class Outcome:
+    """What one guest did and what its server saw."""
+
+    part: Part
+    reports: dict[str, str]
+    seconds: float
+    peak_host_bytes: int
+    final_host_bytes: int
+    statistics: dict[str, Any]
+
+
+class Run:
+    """A guest on its server, with what was seen of it while it ran."""
+
+    def __init__(self, part: Part, server: ServerProcess, guest: UmlGuest) -> None:
+        self.part = part
+        self.server = server
+        self.guest = guest
+        self.peak_host_bytes = 0
+        self._started = time.monotonic()
+        self.seconds = 0.0
+
+    def saw(self, line: str, progress: Progress) -> None:
+        self.seconds = time.monotonic() - self._started
+        self.peak_host_bytes = max(self.peak_host_bytes, self.server.host_bytes())
+        kind, _, text = line.removeprefix(REPORT_PREFIX).partition(" ")
+        if line.startswith(REPORT_PREFIX) and kind == "step":
+            progress.step(self.part.name, text)
+
+    def outcome(self) -> Outcome:
+        """Ends the server, which completes its statistics."""
+        reports = self.guest.outcome()
+        self.server.stop()
+        final = self.server.host_bytes()
+        return Outcome(self.part, reports, self.seconds, self.peak_host_bytes, final, self.server.statistics())
+
+
+def parts() -> list[Part]:
+    """f2fs is made for flash; where its tools are missing both guests use ext4."""
+    second = "f2fs" if shutil.which("mkfs.f2fs", path=SYSTEM_PATH) else "ext4"
+    return [Part("cluster", "ext4"), Part("infotainment", second)]
+
+
+def check_host() -> None:
+    """GuestError: something that the guests need is not installed."""
+    find_kernel()
+    missing = [package for tool, package in TOOLS.items() if shutil.which(tool, path=SYSTEM_PATH) is None]
+    if missing:
+        raise GuestError(f"not installed: {' '.join(missing)} (Debian: apt-get install {' '.join(missing)})")
+
+
+def run_demo(progress: Progress, *, server_options: Sequence[str] = ()) -> list[Outcome]:
+    """GuestError, ServerError: what went wrong. Nothing is left behind in any case."""
+    check_host()
+    with TemporaryDirectory(prefix="virtflash-demo-") as directory, ExitStack() as stack:
+        runs = [_boot(part, Path(directory), stack, server_options) for part in parts()]
+        by_guest = {run.guest: run for run in runs}
+        for guest, line in watch(by_guest, DEADLINE_SECONDS):
+            by_guest[guest].saw(line, progress)
+        return [run.outcome() for run in runs]
+
+
+def _boot(part: Part, directory: Path, stack: ExitStack, server_options: Sequence[str]) -> Run:
+    image = directory / f"{part.name}.img"
+    image.touch()
+    os.truncate(image, VOLUME_BYTES)
+    server = stack.enter_context(ServerProcess(image, directory / f"{part.name}.sock", options=server_options))
+    environment = {"filesystem": part.filesystem}
+    guest = UmlGuest(part.name, [server.socket], EXERCISE.read_text(), directory, environment=environment)
+    return Run(part, server, stack.enter_context(guest))
