@@ -31,11 +31,12 @@ from virtflash.engine.state cimport (
 )
 from virtflash.engine.statistics cimport account
 from virtflash.engine.submission cimport issue
-from virtflash.engine.system cimport EAGAIN, EINTR, EIO, EOPNOTSUPP, write
+from virtflash.engine.system cimport EAGAIN, EFAULT, EINTR, EINVAL, EIO, EOPNOTSUPP, write
 from virtflash.engine.virtio cimport BLK_S_IOERR, BLK_S_OK, BLK_S_UNSUPP, LIFETIME_BYTES
 
 cdef enum:
     RETRY_LIMIT = 100  # times that the kernel may say "try again" to one request
+    USED_LENGTH_MAX = 0xffffffff
 
 
 cdef inline void raise_event(BindingState *binding, int kind, uint32_t queue, uint32_t detail) noexcept nogil:
@@ -75,8 +76,9 @@ cdef inline void complete(ReactorState *reactor, Slot *slot, uint32_t status, ui
     claim no byte that it has not written (virtio 1.4 §2.7.8.2).
     """
     cdef QueueState *queue = slot.queue
+    cdef uint64_t length = written + (written == slot.data_capacity)
     slot.status[0] = status
-    ring_give(&queue.ring, slot.head, <uint32_t>(written + (written == slot.data_capacity)))
+    ring_give(&queue.ring, slot.head, <uint32_t>length if length <= USED_LENGTH_MAX else USED_LENGTH_MAX)
     account(&queue.statistics, slot, status, reactor.now_ns)
     bounce_return(reactor, slot)
     release_table(slot.use)
@@ -91,9 +93,16 @@ cdef inline void latch_sync_failure(Slot *slot, int error) noexcept nogil:
         raise_event(slot.queue.binding, EVENT_SYNC_FAILED, slot.queue.index, error)
 
 
+cdef inline bint may_lose_data(uint32_t operation, int error) noexcept nogil:
+    """Is this a failure of the storage, of something that a guest may believe written? Not so when the kernel refused
+    the call itself: guest memory that went away (EFAULT) must not stop the flushes of the next front end."""
+    if error == EFAULT or error == EINVAL or error == EOPNOTSUPP:
+        return False
+    return operation == OP_WRITE or operation == OP_WRITE_ZEROES or operation == OP_FLUSH
+
+
 cdef inline void complete_with_error(ReactorState *reactor, Slot *slot, int error) noexcept nogil:
-    cdef uint32_t operation = slot.operation
-    if error != EOPNOTSUPP and (operation == OP_WRITE or operation == OP_WRITE_ZEROES or operation == OP_FLUSH):
+    if may_lose_data(slot.operation, error):
         latch_sync_failure(slot, error)
     raise_event(slot.queue.binding, EVENT_IO_ERROR, slot.queue.index, error)
     complete(reactor, slot, BLK_S_UNSUPP if error == EOPNOTSUPP else BLK_S_IOERR, 0)

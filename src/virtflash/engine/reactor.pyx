@@ -286,6 +286,8 @@ cdef class Binding:
         if state.event_fd >= 0:
             raise ValueError("a binding is made once")
         self._check(memory_alignment, offset_alignment, max_segments, secure_erase_alignment_sectors, capacity_sectors)
+        if offset_alignment > 1 and fd_unaligned < 0:
+            raise ValueError("a second descriptor must take the requests that are not aligned")
         self.queues = []
         state.fd, state.fd_unaligned = fd, fd_unaligned
         state.capacity = capacity_sectors
@@ -537,6 +539,8 @@ cdef class Reactor:
     def round(self):
         """Wait until the reactor has begun a turn of its loop after this call."""
         cdef Command command
+        if not self.running:
+            return
         memset(&command, 0, sizeof(command))
         command.kind = COMMAND_ROUND
         self._ask(&command)
@@ -665,6 +669,8 @@ cdef class Queue:
             raise ValueError("the queue runs already")
         if size == 0 or size > QUEUE_SIZE_MAX or size & (size - 1):
             raise ValueError(f"a queue of {size} entries: a power of two up to {QUEUE_SIZE_MAX} is possible")
+        if self.reactor.state.queue_count >= QUEUES_PER_REACTOR:
+            raise ValueError(f"a reactor serves up to {QUEUES_PER_REACTOR} queues")
         check_wake_descriptor(kick, "kick")
         self._lay_ring(table, size, descriptors, available, used, &command)
         self._prepare(size, base, features, &command)

@@ -12,7 +12,7 @@ from virtflash.engine.drain cimport break_queue, drain_queue
 from virtflash.engine.mailbox cimport mailbox_done, mailbox_take
 from virtflash.engine.registered_files cimport register_queue_files, release_queue_files
 from virtflash.engine.sigbus_guard cimport guard_loss_count
-from virtflash.engine.split_ring cimport ring_allow_kicks, ring_forbid_kicks
+from virtflash.engine.split_ring cimport ring_allow_kicks, ring_begin, ring_forbid_kicks
 from virtflash.engine.state cimport (
     COMMAND_CALL,
     COMMAND_ERROR,
@@ -80,7 +80,7 @@ cdef inline void start_queue(ReactorState *reactor, QueueState *queue) noexcept 
     queue.kick_armed = queue.kick_lost = queue.kick_by_poll = queue.kick_cancelled = False
     reactor.queues[reactor.queue_count] = queue
     reactor.queue_count += 1
-    ring_forbid_kicks(&queue.ring)
+    ring_begin(&queue.ring)
 
 
 cdef inline void obey(ReactorState *reactor, Command *command) noexcept nogil:

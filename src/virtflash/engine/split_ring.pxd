@@ -27,6 +27,18 @@ cdef enum:
     INDEX_OFFSET = 2  # of idx, behind le16 flags, in both rings
 
 
+cdef inline void ring_forbid_kicks(SplitRing *ring) noexcept nogil:
+    """Ask not to be kicked while we look anyway (§2.7.10.1). With EVENT_IDX an avail_event left behind says the same."""
+    if not ring.event_idx:
+        store_relaxed_u16(ring.used, USED_F_NO_NOTIFY)
+
+
+cdef inline void ring_begin(SplitRing *ring) noexcept nogil:
+    """Before the first look: with EVENT_IDX the flags stay 0 (§2.7.10.1), without it nobody need kick yet."""
+    store_relaxed_u16(ring.used, 0)
+    ring_forbid_kicks(ring)
+
+
 cdef inline int ring_pending(SplitRing *ring) noexcept nogil:
     """Entries made available and not taken yet; -1 when the driver's index has jumped by more than the ring holds."""
     cdef uint16_t pending
@@ -68,12 +80,6 @@ cdef inline bint ring_wants_interrupt(SplitRing *ring, uint16_t fresh) noexcept 
         return not (load_relaxed_u16(ring.available) & AVAIL_F_NO_INTERRUPT)
     event = load_relaxed_u16(ring.available + RING_HEADER_BYTES + 2 * ring.size)
     return event_passed(event, ring.published_used, ring.published_used - fresh)
-
-
-cdef inline void ring_forbid_kicks(SplitRing *ring) noexcept nogil:
-    """Ask not to be kicked while we look anyway (§2.7.10.1). With EVENT_IDX an avail_event left behind says the same."""
-    if not ring.event_idx:
-        store_relaxed_u16(ring.used, USED_F_NO_NOTIFY)
 
 
 cdef inline bint ring_allow_kicks(SplitRing *ring) noexcept nogil:

@@ -112,6 +112,7 @@ cdef extern from *:
         BLKSECDISCARD
         EAGAIN
         ECANCELED
+        EFAULT
         EINTR
         EINVAL
         EIO
