@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TypedDict
 
+QUEUE_ENTRIES_MAX: int  # of a ring
+
 class Latency(TypedDict):
     """A histogram: `counts[i]` requests took less than `bounds_ns[i]` nanoseconds (and not less than the bound before)."""
 
@@ -102,6 +104,7 @@ class Reactor:
     """
 
     def __init__(self, name: str, *, io: str = "auto") -> None: ...
+    name: str
     io_path: str  # the path taken: "io_uring", "io_uring-plain" or "threads"
     io_reason: str  # why, in words, when "auto" did not get the first
     wakeups: int  # times the thread slept and was woken

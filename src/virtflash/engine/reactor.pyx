@@ -161,6 +161,7 @@ def latency_bounds():
 
 
 LATENCY_BOUNDS = latency_bounds()
+QUEUE_ENTRIES_MAX = QUEUE_SIZE_MAX
 
 
 cdef class Mapping:

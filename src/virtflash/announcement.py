@@ -1,0 +1,93 @@
+"""What a server says when it begins: what it serves, how, and the options with which QEMU attaches a guest."""
+
+import shlex
+import sys
+
+from virtflash.export import Export
+from virtflash.server import Served, Server
+from virtflash.virtio.blk import BlkFeature
+
+IO_WORDS = {
+    "io_uring": "io_uring with deferred task work and registered files",
+    "io_uring-plain": "io_uring, without deferred task work",
+    "threads": "a pool of threads, no io_uring",
+}
+SHOWN_FEATURES = (
+    BlkFeature.RO,
+    BlkFeature.FLUSH,
+    BlkFeature.CONFIG_WCE,
+    BlkFeature.MQ,
+    BlkFeature.DISCARD,
+    BlkFeature.WRITE_ZEROES,
+    BlkFeature.SECURE_ERASE,
+    BlkFeature.LIFETIME,
+)
+
+
+def announce(server: Server, *, as_json: bool) -> None:
+    """As text on standard output, or, where logs are JSON, as one log entry for each volume."""
+    for number, served in enumerate(server.served):
+        if as_json:
+            extra = {"event": {"kind": "serving", **describe(served, number)}}
+            served.export.log.info("serving at %s", served.at, extra=extra)
+        else:
+            sys.stdout.write(text(server, served, number))
+    sys.stdout.flush()
+
+
+def describe(served: Served, number: int) -> dict[str, object]:
+    export = served.export
+    return {
+        "backing": export.backing.description,
+        "bytes": export.device.capacity_sectors * 512,
+        "socket": served.at,
+        "queues": export.queue_count,
+        "features": feature_names(export),
+        "qemu": qemu_options(served, number),
+    }
+
+
+def text(server: Server, served: Served, number: int) -> str:
+    export, backing = served.export, served.export.backing
+    how = ["direct" if backing.direct else "buffered"] if backing.fd >= 0 else []
+    how += ["read-only"] if backing.read_only else []
+    reactor = server.reactors[number % len(server.reactors)]
+    reason = f" ({reactor.io_reason})" if reactor.io_reason else ""
+    kind = "block device " if backing.block_device else ""
+    lines = [
+        f"virtflash serves {kind}{backing.description} ({human(export.device.capacity_sectors * 512)}, {', '.join(how)})"
+        if how
+        else f"virtflash serves {backing.description}",
+        f"  socket    {served.at}",
+        f"  queues    {export.queue_count}, on {len(server.reactors)} reactor{'s' if len(server.reactors) > 1 else ''}",
+        f"  I/O       {IO_WORDS[reactor.io_path]}{reason}",
+        f"  offers    {' '.join(feature_names(export))}",
+        f"  attach    qemu-system-x86_64 {qemu_options(served, number)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def feature_names(export: Export) -> list[str]:
+    return [str(feature.name) for feature in SHOWN_FEATURES if export.features & feature]
+
+
+def qemu_options(served: Served, number: int) -> str:
+    """What to paste behind a QEMU binary. Guest memory must be shared: that is what the second and third option are for."""
+    path = served.at.replace(",", ",,")  # QEMU's own quoting
+    queues = f",num-queues={served.export.queue_count}" if served.export.features & BlkFeature.MQ else ",num-queues=1"
+    options = [
+        "-m", "1G",
+        "-object", "memory-backend-memfd,id=mem,size=1G,share=on",
+        "-machine", "q35,memory-backend=mem",
+        "-chardev", f"socket,id=vf{number},path={path}",
+        "-device", f"vhost-user-blk-pci,chardev=vf{number}{queues}",
+    ]  # fmt: skip
+    return shlex.join(options)
+
+
+def human(size: int) -> str:
+    """Bytes in the largest unit that gives a short number: "1 GiB", "1.5 MiB", "512 bytes"."""
+    for unit, name in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.4g} {name}"
+    return f"{size} bytes"

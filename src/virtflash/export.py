@@ -1,0 +1,224 @@
+"""A device served: where the protocol, the device, the backing and the data plane meet.
+
+The session (vhost_user) speaks to an `Export` as its `Backend`; the export keeps the device's state (devices) and moves the
+engine's objects accordingly. No other module knows both sides.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from virtflash.backing import Backing
+from virtflash.devices.blk import RANGES_MAX, BlkDevice, BlkOptions
+from virtflash.engine import QUEUE_ENTRIES_MAX, Binding, Mapping, MemoryTable, Queue, Reactor
+from virtflash.logs import Log
+from virtflash.vhost_user.backend import RefusedError, Vring
+from virtflash.vhost_user.messages import MemoryRegion
+
+EVENT_LEVELS = {"sync-failed": logging.ERROR, "queue-broken": logging.ERROR, "memory-lost": logging.ERROR}
+EVENT_TEXTS = {
+    "queue-broken": "ring {queue} stopped: {detail}",
+    "malformed": "ring {queue}: {count} requests refused, the last one {detail}",
+    "io-error": "ring {queue}: {count} requests failed: {detail}",
+    "sync-failed": "a write or a sync failed ({detail}): data may be lost, and every flush fails from now on; "
+    "look at what lies below, then start the server again",
+    "memory-lost": "ring {queue} stopped: {detail}",
+    "kick-lost": "ring {queue}: its kick descriptor is closed or cannot be read ({detail})",
+}
+
+
+class Export:
+    """One device on one backing, with its queues on the reactors given. Implements `vhost_user.backend.Backend`."""
+
+    queue_size_max = QUEUE_ENTRIES_MAX
+
+    def __init__(self, name: str, backing: Backing, options: BlkOptions, reactors: Sequence[Reactor]) -> None:
+        self.name = name
+        self.backing = backing
+        self.log = Log(name)
+        self.device = BlkDevice(backing, options)
+        self.binding = make_binding(backing, options.serial)
+        self.binding.write_through = True  # until a driver has said what it can
+        self.queues = [Queue(reactors[i % len(reactors)], self.binding, i) for i in range(options.queues)]
+        self._mappings: dict[MemoryRegion, Mapping] = {}
+        self._table = MemoryTable([])
+        self._features = 0
+
+    @property
+    def features(self) -> int:
+        return self.device.features
+
+    @property
+    def queue_count(self) -> int:
+        return len(self.queues)
+
+    def close(self) -> None:
+        """All queues are stopped by now."""
+        self.backing.close()
+
+    # The driver
+
+    def negotiate(self, features: int, *, reply_ack: bool) -> None:
+        self._features = features
+        self.device.negotiate(features, reply_ack=reply_ack)
+        self.binding.negotiate(features)
+        self._adopt_mode()
+        self.log.debug("features %#x negotiated", features)
+
+    def reset(self) -> None:
+        self._features = 0
+        self.device.reset()
+        self.binding.negotiate(0)
+        self._adopt_mode()
+
+    def read_config(self) -> bytes:
+        return self.device.read_config()
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Returns when every reactor has adopted the mode, and what was volatile is stable if it has to be."""
+        self.device.write_config(offset, data)
+        self._adopt_mode()
+        self.log.info("cache mode set by the driver: write-%s", "through" if self.binding.write_through else "back")
+
+    def _adopt_mode(self) -> None:
+        """Make the engine's mode the device's. From write-back to write-through, what has completed is flushed too."""
+        stronger = self.device.write_through and not self.binding.write_through
+        if self.device.write_through != self.binding.write_through:
+            self.binding.write_through = self.device.write_through
+        if stronger:
+            try:
+                self.binding.sync()
+            except OSError as error:
+                self.log.limited(
+                    "sync", f"the flush that write-through begins with failed: {error}", level=logging.ERROR
+                )
+
+    # Guest memory
+
+    def set_memory(self, regions: Sequence[tuple[MemoryRegion, int | None]]) -> None:
+        """Map what is new, build the table, and let every running queue adopt it, or none."""
+        mappings = {region: self._mapping(region, fd) for region, fd in regions}
+        if len(mappings) != len(regions):
+            raise RefusedError("a region of guest memory is named twice")
+        table = MemoryTable(list(mappings.values()))
+        self._adopt_memory(table)
+        self._mappings, self._table = mappings, table
+
+    def _mapping(self, region: MemoryRegion, fd: int | None) -> Mapping:
+        if fd is None:
+            return self._mappings[region]
+        return Mapping(
+            fd,
+            guest_address=region.guest_address,
+            size=region.size,
+            user_address=region.user_address,
+            offset=region.offset,
+        )
+
+    def _adopt_memory(self, table: MemoryTable) -> None:
+        adopted: list[Queue] = []
+        try:
+            for queue in self.queues:
+                if queue.running:
+                    queue.set_memory(table)
+                    adopted.append(queue)
+        except ValueError:
+            for queue in adopted:
+                queue.set_memory(self._table)
+            raise
+
+    # Queues
+
+    def start_queue(self, index: int, vring: Vring) -> None:
+        self.queues[index].start(
+            self._table,
+            size=vring.size,
+            descriptors=vring.descriptors,
+            available=vring.available,
+            used=vring.used,
+            base=vring.base,
+            features=self._features,
+            kick=-1 if vring.kick is None else vring.kick,
+            call=-1 if vring.call is None else vring.call,
+            error=-1 if vring.error is None else vring.error,
+        )
+        mode = "through" if self.binding.write_through else "back"
+        self.log.info("ring %d started: %d entries, write-%s", index, vring.size, mode)
+
+    def stop_queue(self, index: int) -> int:
+        base = self.queues[index].stop()
+        self.log.debug("ring %d stopped at index %d", index, base)
+        return base
+
+    def set_call(self, index: int, fd: int | None) -> None:
+        self.queues[index].set_call(-1 if fd is None else fd)
+
+    def set_error(self, index: int, fd: int | None) -> None:
+        self.queues[index].set_error(-1 if fd is None else fd)
+
+    # The operator
+
+    def grown(self) -> bool:
+        """Look at the size of what lies below; True: the device has grown, and its driver should be told."""
+        capacity = self.backing.current_capacity()
+        if capacity < self.device.capacity_sectors:
+            self.log.warning("what lies below has shrunk to %d sectors; the device keeps its size", capacity)
+        if capacity <= self.device.capacity_sectors:
+            return False
+        self.log.info("grown from %d to %d sectors", self.device.capacity_sectors, capacity)
+        self.binding.capacity_sectors = capacity
+        self.device.grow(capacity)
+        return True
+
+    def report(self) -> None:
+        """Log what the data plane has to say: a line for each kind, however often it happened."""
+        for event in self.binding.take_events():
+            text = EVENT_TEXTS[event["kind"]].format(**event)
+            self.log.log(EVENT_LEVELS.get(event["kind"], logging.WARNING), "%s", text, extra={"event": event})
+
+    def front_end_left(self, seconds: float) -> None:
+        self.log.info("front end left after %.1f s; %s", seconds, summary(self.statistics()))
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters of all queues, as JSON can say them."""
+        return {
+            "name": self.name,
+            "backing": self.backing.description,
+            "capacity_sectors": self.device.capacity_sectors,
+            "write_through": self.binding.write_through,
+            "sync_failed": self.binding.sync_failed,
+            "queues": [queue.statistics() for queue in self.queues],
+        }
+
+
+def make_binding(backing: Backing, serial: bytes) -> Binding:
+    return Binding(
+        backing.fd,
+        backing.capacity_sectors,
+        fd_unaligned=backing.fd_unaligned,
+        block_device=backing.block_device,
+        read_only=backing.read_only,
+        memory_alignment=backing.memory_alignment,
+        offset_alignment=backing.offset_alignment,
+        serial=serial,
+        discard=backing.max_discard_sectors > 0,
+        write_zeroes=backing.max_write_zeroes_sectors > 0,
+        zero_range=backing.zero_range,
+        secure_erase=backing.max_secure_erase_sectors > 0,
+        max_segments=RANGES_MAX,
+        max_discard_sectors=backing.max_discard_sectors,
+        max_write_zeroes_sectors=backing.max_write_zeroes_sectors,
+        max_secure_erase_sectors=backing.max_secure_erase_sectors,
+        secure_erase_alignment_sectors=backing.secure_erase_alignment_sectors,
+        life_time_fd=backing.life_time_fd,
+        pre_eol_fd=backing.pre_eol_fd,
+    )
+
+
+def summary(statistics: dict[str, Any]) -> str:
+    """What was served since the start, in a few words."""
+    queues = statistics["queues"]
+    requests = sum(count for queue in queues for count in queue["requests"].values())
+    read, written = (sum(queue[key] for queue in queues) for key in ("bytes_read", "bytes_written"))
+    errors = sum(queue["errors"] for queue in queues)
+    return f"since the start: {requests} requests, {read >> 10} KiB read, {written >> 10} KiB written, {errors} errors"

@@ -1,0 +1,210 @@
+"""Composition: what was asked for on the command line becomes backings, reactors, exports and sockets, and is served.
+
+Only this module knows everything. The main thread waits for signals; each device has a thread for its front ends; the
+reactors are threads without Python.
+"""
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from virtflash.backing import Backing, null_backing, open_raw
+from virtflash.devices.blk import BlkOptions
+from virtflash.engine import Reactor
+from virtflash.export import Export
+from virtflash.logs import Log
+from virtflash.vhost_user.front_door import FrontDoor
+from virtflash.vhost_user.listening_socket import adopt_socket, bind_socket
+
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
+
+
+class ServerError(Exception):
+    """The server cannot start; one line."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """What to serve, and where: one of `image` and `null_bytes`, one of `socket_path` and `fd`."""
+
+    image: Path | None = None
+    null_bytes: int | None = None
+    socket_path: Path | None = None
+    fd: int | None = None
+
+    @property
+    def name(self) -> str:
+        if self.image is None:
+            return "null"
+        return self.image.stem or self.image.name
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to serve. `reactors` 0: as many as there are queues, up to half of the processors."""
+
+    read_only: bool = False
+    direct: bool = False
+    queues: int = 1
+    reactors: int = 0
+    serial: str | None = None
+    spec: str | None = None
+    io: str = "auto"
+    statistics: Path | None = None
+
+
+@dataclass
+class Served:
+    """A volume being served. `at`: its socket, for people."""
+
+    volume: Volume
+    export: Export
+    door: FrontDoor
+    at: str
+
+
+@dataclass
+class Server:
+    """Everything that runs. A context manager: entering opens the sockets, leaving stops and releases it all.
+
+    BackingError, SocketError, ServerError, OSError from `create`: one line that says what is in the way.
+    """
+
+    options: Options
+    reactors: list[Reactor]
+    served: list[Served] = field(default_factory=list)
+    log: Log = field(default_factory=Log)
+
+    @classmethod
+    def create(cls, volumes: Sequence[Volume], options: Options) -> Self:
+        """Open everything that can fail, before anything is served."""
+        server = cls(options, [])
+        try:
+            backings = [open_backing(volume, options) for volume in volumes]
+            server._start_reactors(len(volumes) * options.queues)
+            for number, (volume, backing) in enumerate(zip(volumes, backings, strict=True)):
+                server._add(number, volume, backing, many=len(volumes) > 1)
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+    def _start_reactors(self, queues: int) -> None:
+        count = self.options.reactors or max(min(queues, (os.cpu_count() or 1) // 2), 1)
+        try:
+            for number in range(count):
+                self.reactors.append(Reactor(f"vf-reactor-{number}", io=self.options.io))
+        except OSError as error:
+            raise ServerError(
+                f"--io {self.options.io}: {error.strerror}; leave it out to take what the kernel has"
+            ) from error
+
+    def _add(self, number: int, volume: Volume, backing: Backing, *, many: bool) -> None:
+        serial = default_serial(volume.name) if self.options.serial is None else self.options.serial
+        if many and self.options.serial is not None:
+            serial = f"{serial}-{number}"
+        try:
+            blk_options = BlkOptions(serial.encode(errors="replace"), self.options.queues, self.options.spec)
+        except ValueError as error:
+            raise ServerError(f"--serial {serial}: {error}") from error
+        turned = self.reactors[number % len(self.reactors) :] + self.reactors[: number % len(self.reactors)]
+        export = Export(volume.name, backing, blk_options, turned)
+        listening = open_socket(volume)
+        door = FrontDoor(
+            listening,
+            export,
+            export.log,
+            reports_fd=export.binding.event_fd,
+            report=export.report,
+            on_leave=export.front_end_left,
+        )
+        at = listening.getsockname() or f"file descriptor {volume.fd}"
+        self.served.append(Served(volume, export, door, at))
+
+    def __enter__(self) -> Self:
+        for served in self.served:
+            served.door.open()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let front ends go, finish what is in flight, remove the sockets."""
+        for served in self.served:
+            served.door.close()
+            if served.volume.socket_path is not None:
+                served.volume.socket_path.unlink(missing_ok=True)
+        self.write_statistics()
+        for served in self.served:
+            served.export.close()
+        self.served = []
+        for reactor in self.reactors:
+            reactor.close()
+        self.reactors = []
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. SIGHUP: look whether what lies below has grown. SIGUSR1: write statistics."""
+        while True:
+            match signal.sigwait(SIGNALS):
+                case signal.SIGHUP:
+                    self.look_at_sizes()
+                case signal.SIGUSR1:
+                    self.write_statistics()
+                case number:
+                    self.log.info("%s: stopping", signal.Signals(number).name)
+                    return
+
+    def look_at_sizes(self) -> None:
+        for served in self.served:
+            if served.export.grown():
+                served.door.announce_config_change()
+
+    def statistics(self) -> dict[str, Any]:
+        return {
+            "volumes": [served.export.statistics() for served in self.served],
+            "reactors": [
+                {"name": reactor.name, "io": reactor.io_path, "wakeups": reactor.wakeups} for reactor in self.reactors
+            ],
+        }
+
+    def write_statistics(self) -> None:
+        """To the file that was named for them: whole, or not at all."""
+        path = self.options.statistics
+        if path is None or not self.served:
+            return
+        fresh = path.with_name(path.name + ".new")
+        try:
+            fresh.write_text(json.dumps(self.statistics(), indent=1) + "\n")
+            fresh.replace(path)
+        except OSError as error:
+            self.log.error("statistics could not be written to %s: %s", path, error.strerror)
+
+
+def block_signals() -> None:
+    """Before any thread is made: signals are the main thread's, which waits for them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def open_backing(volume: Volume, options: Options) -> Backing:
+    if volume.image is None:
+        return null_backing(volume.null_bytes or 0, read_only=options.read_only)
+    return open_raw(volume.image, read_only=options.read_only, direct=options.direct)
+
+
+def open_socket(volume: Volume) -> socket.socket:
+    if volume.socket_path is not None:
+        return bind_socket(volume.socket_path)
+    if volume.fd is None:
+        raise ServerError("a volume without a socket")
+    return adopt_socket(volume.fd)
+
+
+def default_serial(name: str) -> str:
+    """A volume's name is what tells it from others in a guest (/dev/disk/by-id)."""
+    return "".join(letter if letter.isascii() and letter.isprintable() else "_" for letter in name)[:20]
