@@ -3,7 +3,8 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -12,7 +13,7 @@ from virtflash.driver.deadline import DEFAULT_SECONDS, Deadline
 from virtflash.driver.errors import FrontEndError, RefusedError
 from virtflash.driver.front_end import PROTOCOL_FEATURES, FrontEnd
 from virtflash.driver.guest_memory import GuestMemory
-from virtflash.driver.split_queue import Buffer, SplitQueue
+from virtflash.driver.split_queue import Buffer, SplitQueue, Used
 from virtflash.vhost_user.messages import ProtocolFeature
 from virtflash.virtio.blk import (
     DEVICE_ID_BYTES,
@@ -32,9 +33,10 @@ from virtflash.virtio.device_status import DeviceStatus
 from virtflash.virtio.ring_features import RingFeature
 from virtflash.virtio.split_ring import DescriptorFlag
 
-FEATURES = (
-    int(RingFeature.VHOST_USER_PROTOCOL | RingFeature.VERSION_1 | RingFeature.EVENT_IDX | RingFeature.INDIRECT_DESC)
-    | BlkFeature.SIZE_MAX | BlkFeature.SEG_MAX | BlkFeature.GEOMETRY | BlkFeature.RO | BlkFeature.BLK_SIZE
+FEATURES = int(
+    RingFeature.VHOST_USER_PROTOCOL | RingFeature.VERSION_1 | RingFeature.EVENT_IDX | RingFeature.INDIRECT_DESC
+) | int(
+    BlkFeature.SIZE_MAX | BlkFeature.SEG_MAX | BlkFeature.GEOMETRY | BlkFeature.RO | BlkFeature.BLK_SIZE
     | BlkFeature.FLUSH | BlkFeature.TOPOLOGY | BlkFeature.CONFIG_WCE | BlkFeature.MQ | BlkFeature.DISCARD
     | BlkFeature.WRITE_ZEROES | BlkFeature.LIFETIME | BlkFeature.SECURE_ERASE
 )  # fmt: skip
@@ -45,7 +47,7 @@ UNTOUCHED = 0xFF  # the status byte before the device writes it
 
 
 class Completion(NamedTuple):
-    """How a request ended: its status byte, all the room for data it had, and the bytes that the device says it wrote."""
+    """How a request ended: its status byte, the whole of its room for data, and how much the device says it wrote."""
 
     status: int
     data: bytes
@@ -54,28 +56,39 @@ class Completion(NamedTuple):
     def check(self) -> Self:
         """Itself, if the status is OK. FrontEndError: it is not."""
         if self.status != Status.OK:
-            name = Status(self.status).name if self.status in Status else f"{self.status:#x}"
-            raise FrontEndError(f"the request ended with status {name}")
+            raise FrontEndError(f"the request ended with status {status_name(self.status)}")
         return self
+
+
+def status_name(status: int) -> str:
+    """For messages: the name that the standard gives to a status byte, else its number."""
+    return {member.value: member.name for member in Status}.get(status, f"{status:#x}")
 
 
 @dataclass
 class Pending:
-    """A request that was made available. `completion` is set when the device has given it back."""
+    """A chain that was made available. `completion` is set when the device has given it back."""
 
     queue: SplitQueue
     head: int
-    buffers: list[Buffer]  # of the driver's own; freed on completion
-    room: list[Buffer] = field(default_factory=list)  # of them, where the device writes
+    buffers: list[Buffer]
+    own: bool  # the buffers are the driver's, to be freed
     completion: Completion | None = None
 
     def finish(self, used_length: int) -> None:
-        memory = self.queue.memory
-        written = b"".join(memory.read(buffer.address, buffer.length) for buffer in self.room)
+        written = self._written()
         status = written[-1] if written else UNTOUCHED
         self.completion = Completion(status, written[:-1], used_length)
-        for buffer in self.buffers:
-            memory.free(buffer.address)
+        for buffer in self.buffers if self.own else ():
+            self.queue.memory.free(buffer.address)
+
+    def _written(self) -> bytes:
+        """What lies where the device writes; nothing, where such a buffer is not in guest memory."""
+        try:
+            room = [buffer for buffer in self.buffers if buffer.flags & DescriptorFlag.WRITE]
+            return b"".join(self.queue.memory.read(buffer.address, buffer.length) for buffer in room)
+        except ValueError:
+            return b""
 
 
 def split_points(readable: int, writable: int, points: Iterable[int]) -> list[tuple[int, int]]:
@@ -93,15 +106,15 @@ def split_points(readable: int, writable: int, points: Iterable[int]) -> list[tu
     for border in {0, readable, readable + writable}:
         cuts[border] = max(cuts[border], 1)
     ordered = sorted(cuts.elements())
-    return [(start, end - start) for start, end in zip(ordered, ordered[1:], strict=False)]
+    return [(start, end - start) for start, end in pairwise(ordered)]
 
 
 class BlkDriver:
     """A driver of one device: connects, negotiates, shares memory, starts queues. A context manager.
 
-    `path`: the back end's socket, or a FrontEnd, which is taken over. `features` is a mask over what is offered, or, with
-    `force`, all that is acknowledged, offered or not. `memory`: shared as it is; by default one region. `memory_slots`:
-    share it by ADD_MEM_REG instead of SET_MEM_TABLE. `indirect`: put chains into indirect tables unless told otherwise.
+    `path`: the back end's socket, or a FrontEnd, which is taken over. `features` is a mask over what is offered or,
+    with `force`, all that is acknowledged, offered or not. `memory`: shared as it is; by default one region.
+    `memory_slots`: share it by ADD_MEM_REG instead of SET_MEM_TABLE. `indirect`: put chains into indirect tables.
     `timeout`: seconds for whatever is waited for. With `start=False` nothing happens beyond connecting: `negotiate`,
     `share_memory`, `make_queues` and `start_queues` are the steps.
 
@@ -163,7 +176,7 @@ class BlkDriver:
             self.read_config()
 
     def read_config(self) -> BlkConfig:
-        """Read the configuration space anew, as far as the back end has one; FrontEndError: nothing of it can be read."""
+        """Read the configuration space anew, as long as the back end has it. FrontEndError: none of it can be read."""
         for length in CONFIG_LENGTHS:
             try:
                 self.config = BlkConfig.unpack(self.front_end.get_config(0, length))
@@ -243,16 +256,16 @@ class BlkDriver:
         `alignment` (bytes) is that of its address where it is at least so long.
         """
         message = REQUEST_HEADER.pack(kind, reserved, sector) + data
-        usual = (REQUEST_HEADER_BYTES, REQUEST_HEADER_BYTES + len(data) + room)
+        usual = {REQUEST_HEADER_BYTES, REQUEST_HEADER_BYTES + len(data) + room}
         cuts = split_points(len(message), room + STATUS_BYTES, usual if framing is None else framing)
         buffers = [self._buffer(message, start, length, alignment) for start, length in cuts]
         return self.submit_chain(buffers, indirect=indirect, queue=queue, own=True, kick=kick)
 
     def _buffer(self, message: bytes, start: int, length: int, alignment: int) -> Buffer:
-        """A new buffer for one piece: what the device reads, or, beyond that, room that shows whether it was written."""
+        """A new buffer for one piece: what the device reads or, beyond that, room that shows whether it was written."""
         alignment = alignment if length >= alignment else 1
         address = self.memory.allocate(length, alignment=alignment)
-        if start + length <= len(message) and (start < len(message) or length == 0 and start == len(message)):
+        if start + length <= len(message):
             self.memory.write(address, message[start : start + length])
             return Buffer(address, length)
         self.memory.write(address, bytes([UNTOUCHED]) * length)
@@ -267,11 +280,12 @@ class BlkDriver:
         own: bool = False,
         kick: bool = True,
     ) -> Pending:
-        """Make any chain available. `own`: the buffers are freed, and read for data and status, when it comes back."""
+        """Make any chain available. Its completion holds what lies in the buffers that the device writes, the last byte
+        of them as the status. `own`: the buffers were allocated for it and are freed when it comes back.
+        """
         ring = self.queues[queue]
         head = ring.add(buffers, indirect=self.indirect if indirect is None else indirect)
-        mine = [Buffer(*buffer) for buffer in buffers] if own else []
-        pending = Pending(ring, head, mine, [buffer for buffer in mine if buffer.flags & DescriptorFlag.WRITE])
+        pending = Pending(ring, head, [Buffer(*buffer) for buffer in buffers], own)
         self._pending[queue, head] = pending
         ring.publish(head)
         if kick:
@@ -279,13 +293,18 @@ class BlkDriver:
         return pending
 
     def complete(self, pending: Pending, *, timeout: float | None = None, poll: bool = False) -> Completion:
-        """Wait for one request; others that come back meanwhile are completed too. `poll`: do not wait for interrupts."""
+        """Wait for one request; others that come back meanwhile are completed too. `poll`: without interrupts."""
         deadline = Deadline(self.timeout if timeout is None else timeout)
         wait = pending.queue.poll_used if poll else pending.queue.wait_used
         while pending.completion is None:
             for used in wait(timeout=deadline.left):
-                self._pending.pop((pending.queue.index, used.head)).finish(used.length)
+                self._finish(pending.queue.index, used)
         return pending.completion
+
+    def _finish(self, queue: int, used: Used) -> None:
+        pending = self._pending.pop((queue, used.head), None)  # a chain that was published by hand has none
+        if pending is not None:
+            pending.finish(used.length)
 
     def complete_all(self, *, timeout: float | None = None) -> list[Completion]:
         """Wait for everything in flight, in the order in which it was submitted."""
@@ -315,13 +334,25 @@ class BlkDriver:
     # Requests, by type. Sectors are 512 bytes; `framing`, `queue` and `indirect` as in submit().
 
     def read(
-        self, sector: int, length: int, *, framing: Sequence[int] | None = None, queue: int = 0, indirect: bool | None = None
+        self,
+        sector: int,
+        length: int,
+        *,
+        framing: Sequence[int] | None = None,
+        queue: int = 0,
+        indirect: bool | None = None,
     ) -> Completion:
         """`length` in bytes."""
         return self.request(RequestType.IN, sector, room=length, framing=framing, queue=queue, indirect=indirect)
 
     def write(
-        self, sector: int, data: bytes, *, framing: Sequence[int] | None = None, queue: int = 0, indirect: bool | None = None
+        self,
+        sector: int,
+        data: bytes,
+        *,
+        framing: Sequence[int] | None = None,
+        queue: int = 0,
+        indirect: bool | None = None,
     ) -> Completion:
         return self.request(RequestType.OUT, sector, data, framing=framing, queue=queue, indirect=indirect)
 
@@ -349,7 +380,9 @@ class BlkDriver:
         data = b"".join(RANGE_SEGMENT.pack(*segment) for segment in segments)
         return self.request(kind, data=data, framing=framing, queue=queue)
 
-    def get_id(self, length: int = DEVICE_ID_BYTES, *, framing: Sequence[int] | None = None, queue: int = 0) -> Completion:
+    def get_id(
+        self, length: int = DEVICE_ID_BYTES, *, framing: Sequence[int] | None = None, queue: int = 0
+    ) -> Completion:
         return self.request(RequestType.GET_ID, room=length, framing=framing, queue=queue)
 
     def get_lifetime(

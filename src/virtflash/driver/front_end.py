@@ -106,7 +106,13 @@ class FrontEnd:
         self.channel.wait_closed(timeout=timeout)
 
     def request(
-        self, number: int, payload: bytes = b"", fds: Sequence[int] = (), *, flags: int = VERSION, size: int | None = None
+        self,
+        number: int,
+        payload: bytes = b"",
+        fds: Sequence[int] = (),
+        *,
+        flags: int = VERSION,
+        size: int | None = None,
     ) -> Message:
         """Send a message and return the answer, which must be one to it, of `size` bytes if that is given."""
         self.send(Message(number, payload, flags, list(fds)))

@@ -19,8 +19,8 @@ USER_ADDRESS_BASE = 0x7000_0000_0000
 class RegionSpec:
     """A region to be made, in bytes. `user_address` None: one is chosen, never equal to the guest's.
 
-    `offset`: where it lies in its file. `path`: a file that is made or reused; None: an anonymous one (memfd), made with
-    `memfd_flags`, such as os.MFD_HUGETLB.
+    `offset`: where it lies in its file. `path`: a file that is made or reused; None: an anonymous one (memfd), made
+    with `memfd_flags`, such as os.MFD_HUGETLB.
     """
 
     guest_address: int
@@ -41,12 +41,11 @@ class Region:
         try:
             os.ftruncate(self.fd, spec.offset + spec.size)
             # From the start of the file: a mapping may only begin at a page, a region anywhere.
-            self._map = mmap.mmap(self.fd, spec.offset + spec.size)
+            mapped = mmap.mmap(self.fd, spec.offset + spec.size)
         except BaseException:
             os.close(self.fd)
             raise
-        self._whole = memoryview(self._map)
-        self.memory = self._whole[spec.offset :]
+        self.memory = memoryview(mapped)[spec.offset :]
         self.present = spec.size  # bytes that are still there (see truncate)
 
     @staticmethod
@@ -64,14 +63,12 @@ class Region:
         return self.layout.size
 
     def truncate(self, size: int) -> None:
-        """Shorten the file to `size` bytes of the region, behind the back end's back. Here, what is gone is not touched."""
+        """Shorten the file to `size` bytes of the region, unannounced. Here, what is gone is not touched any more."""
         os.ftruncate(self.fd, self.layout.offset + size)
         self.present = size
 
     def close(self) -> None:
-        self.memory.release()
-        self._whole.release()
-        self._map.close()
+        """The memory itself stays mapped for as long as anybody holds a view of it."""
         os.close(self.fd)
 
 

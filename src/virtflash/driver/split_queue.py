@@ -83,7 +83,7 @@ class SplitQueue:
         self.reset(base)
 
     def reset(self, base: int = 0) -> None:
-        """Forget everything, as a driver does that starts anew: empty rings, all descriptors free. Not while it runs."""
+        """Forget everything, as a driver that starts anew: empty rings, all descriptors free. Not while it runs."""
         self._free = list(range(self.size))
         self._chains: dict[int, tuple[list[int], int | None]] = {}
         self.in_flight: Counter[int] = Counter()  # by head
@@ -157,7 +157,7 @@ class SplitQueue:
     def write_descriptor(
         self, index: int, address: int, length: int, flags: int = 0, following: int = 0, *, table: int | None = None
     ) -> None:
-        """Descriptor `index` of the table at guest address `table`, by default the queue's own; `following` is `next`."""
+        """Descriptor `index` of the table at guest address `table`, by default the queue's; `following` is `next`."""
         at = (self.descriptors if table is None else table) + DESCRIPTOR_BYTES * index
         self.memory.write(at, DESCRIPTOR.pack(address, length, flags, following))
 
@@ -239,10 +239,9 @@ class SplitQueue:
         FrontEndError: the device gave back more than there was, or what it was not given.
         """
         fresh = (self.used_index - self.last_used) & INDEX_MASK
-        if fresh > self.in_flight.total():
-            raise FrontEndError(
-                f"queue {self.index}: the device's used index moved by {fresh}, but {self.in_flight.total()} are in flight"
-            )
+        there = self.in_flight.total()
+        if fresh > there:
+            raise FrontEndError(f"queue {self.index}: the device gave {fresh} chains back, but {there} are in flight")
         elements = [self.read_used(self.last_used + i) for i in range(fresh)]
         for element in elements:
             self._retire(element.head)
@@ -314,13 +313,14 @@ class SplitQueue:
         done = self.take_used()
         while len(done) < count:
             if deadline.left == 0:
-                raise DeadlineError(f"queue {self.index}: {count - len(done)} chains did not come back in {timeout:g} s")
+                missing = count - len(done)
+                raise DeadlineError(f"queue {self.index}: {missing} chains did not come back in {timeout:g} s")
             time.sleep(POLL_SECONDS)
             done += self.take_used()
         return done
 
     def wait_error(self, *, timeout: float = DEFAULT_SECONDS) -> None:
-        """Wait until the device says that it has stopped the queue (its error descriptor). DeadlineError: it did not."""
+        """Wait until the device says that it stopped the queue (its error descriptor). DeadlineError: it did not."""
         deadline = Deadline(timeout)
         deadline.wait({self.error_fd: select.POLLIN}, f"queue {self.index}: waiting for the device to signal an error")
 
