@@ -198,6 +198,7 @@ def make_binding(backing: Backing, serial: bytes) -> Binding:
         fd_unaligned=backing.fd_unaligned,
         block_device=backing.block_device,
         read_only=backing.read_only,
+        in_memory=backing.in_memory,
         memory_alignment=backing.memory_alignment,
         offset_alignment=backing.offset_alignment,
         serial=serial,

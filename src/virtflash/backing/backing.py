@@ -24,6 +24,7 @@ class Backing:
     read_only: bool = False
     fd_unaligned: int = -1
     block_device: bool = False
+    in_memory: bool = False  # a file on tmpfs or ramfs, which no device stands behind
     direct: bool = False
     logical_block_bytes: int = SECTOR_BYTES
     physical_block_bytes: int = SECTOR_BYTES

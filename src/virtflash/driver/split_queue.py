@@ -92,6 +92,7 @@ class SplitQueue:
         self.available_index = base
         self._set(self.used, 0)
         self._set(self.used + 2, base)
+        self._set(self._available_event_address, base)  # the device's field: it waits for the next entry
         self.used_event = (base - 1) & INDEX_MASK  # the one that was passed last: no interrupt before we want one
 
     def close(self) -> None:
@@ -143,7 +144,11 @@ class SplitQueue:
 
     @property
     def available_event(self) -> int:
-        return self._get(self.used + RING_HEADER_BYTES + USED_ELEMENT_BYTES * self.size)
+        return self._get(self._available_event_address)
+
+    @property
+    def _available_event_address(self) -> int:
+        return self.used + RING_HEADER_BYTES + USED_ELEMENT_BYTES * self.size
 
     def write_available(self, position: int, head: int) -> None:
         """Entry `position` (cut to the ring's size) of the available ring; it does not move the index."""

@@ -71,6 +71,7 @@ class Binding:
         fd_unaligned: int = -1,
         block_device: bool = False,
         read_only: bool = False,
+        in_memory: bool = False,  # of a file on tmpfs: small transfers are done by the reactor itself
         memory_alignment: int = 1,
         offset_alignment: int = 1,
         serial: bytes = b"",

@@ -268,6 +268,7 @@ cdef class Binding:
         int fd_unaligned=-1,
         bint block_device=False,
         bint read_only=False,
+        bint in_memory=False,
         uint32_t memory_alignment=1,
         uint32_t offset_alignment=1,
         bytes serial=b"",
@@ -293,6 +294,7 @@ cdef class Binding:
         state.fd, state.fd_unaligned = fd, fd_unaligned
         state.capacity = capacity_sectors
         state.block_device, state.read_only, state.zero_range = block_device, read_only, zero_range
+        state.in_memory = in_memory
         state.memory_mask, state.offset_mask = memory_alignment - 1, offset_alignment - 1
         state.max_segments = max_segments
         state.max_sectors[OP_DISCARD] = max_discard_sectors

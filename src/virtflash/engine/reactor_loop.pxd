@@ -6,6 +6,7 @@ publication and at most one interrupt for each queue.
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
 
+from virtflash.engine.adaptive_polling cimport keep_polling, learn_from_sleep, poll_paid
 from virtflash.engine.atomics cimport count_u64, load_relaxed_u32, store_release_u32
 from virtflash.engine.completion cimport finish_io, publish_all, signal_descriptor
 from virtflash.engine.drain cimport break_queue, drain_queue
@@ -33,7 +34,7 @@ from virtflash.engine.state cimport (
     Table,
 )
 from virtflash.engine.submission cimport issue_backlog
-from virtflash.engine.system cimport cpu_relax, monotonic_ns, pollfd
+from virtflash.engine.system cimport monotonic_ns, pollfd
 from virtflash.engine.uring cimport (
     io_uring_cq_advance,
     io_uring_cqe,
@@ -58,9 +59,6 @@ from virtflash.engine.worker_pool cimport pool_collect
 
 cdef enum:
     CQE_BATCH = 64
-    POLL_WINDOW_NS = 5000  # a front end answers within it when it is awake; longer only burns CPU (docs/performance.md)
-    POLL_CREDIT_MAX = 8
-    POLL_RETRY = 64  # sleeps after which polling is tried again although it did not pay before
 
 
 cdef inline void adopt_memory(Command *command) noexcept nogil:
@@ -212,14 +210,15 @@ cdef inline uint32_t collect_list(ReactorState *reactor, Slot *slot) noexcept no
 cdef inline uint32_t collect_all(ReactorState *reactor) noexcept nogil:
     """Take everything that has completed, wherever it was done."""
     cdef uint32_t count = 0
-    cdef Slot *failed = reactor.failed
+    cdef Slot *finished
     if reactor.io_path != IO_THREADS:
         count = collect_ring(reactor)
     if load_relaxed_u32(&reactor.pool.done_pending):
         reactor.now_ns = monotonic_ns()
         count += collect_list(reactor, pool_collect(&reactor.pool))
-    reactor.failed = NULL
-    return count + collect_list(reactor, failed)
+    finished = reactor.finished
+    reactor.finished = NULL  # before they are looked at: one that goes on may be finished again
+    return count + collect_list(reactor, finished)
 
 
 cdef inline void submit_all(ReactorState *reactor) noexcept nogil:
@@ -227,28 +226,6 @@ cdef inline void submit_all(ReactorState *reactor) noexcept nogil:
         issue_backlog(reactor)
     if reactor.io_path != IO_THREADS and io_uring_sq_ready(&reactor.ring):
         io_uring_submit(&reactor.ring)
-
-
-cdef inline bint keep_polling(ReactorState *reactor) noexcept nogil:
-    """Nothing happened in this turn. Is it worth looking again before sleeping? Only where that has paid lately."""
-    cdef uint64_t now
-    if reactor.poll_credit <= 0:
-        return False
-    now = monotonic_ns()
-    if reactor.idle_since_ns == 0:
-        reactor.idle_since_ns = now
-    if now - reactor.idle_since_ns < POLL_WINDOW_NS:
-        cpu_relax()
-        return True
-    reactor.poll_credit -= 1
-    return False
-
-
-cdef inline void poll_paid(ReactorState *reactor) noexcept nogil:
-    """Something happened. If we were looking for it, looking was right."""
-    if reactor.idle_since_ns and reactor.poll_credit < POLL_CREDIT_MAX:
-        reactor.poll_credit += 1
-    reactor.idle_since_ns = 0
 
 
 cdef inline bint allow_all_kicks(ReactorState *reactor) noexcept nogil:
@@ -272,6 +249,7 @@ cdef inline void forbid_all_kicks(ReactorState *reactor) noexcept nogil:
 
 cdef inline void sleep(ReactorState *reactor, pollfd *fds) noexcept nogil:
     """Wait in the kernel for a kick, a completion, a command or a worker."""
+    cdef uint64_t began_ns = monotonic_ns()
     if not allow_all_kicks(reactor) and not load_relaxed_u32(&reactor.mailbox.pending):
         if reactor.io_path == IO_THREADS:
             poll_all(reactor, fds)
@@ -279,9 +257,7 @@ cdef inline void sleep(ReactorState *reactor, pollfd *fds) noexcept nogil:
             arm_all(reactor)
             io_uring_submit_and_wait(&reactor.ring, 1)
         count_u64(&reactor.wakeups, 1)
-        if reactor.wakeups % POLL_RETRY == 0 and reactor.poll_credit <= 0:
-            reactor.poll_credit = 1
-    reactor.idle_since_ns = 0
+    learn_from_sleep(reactor, monotonic_ns() - began_ns)
     forbid_all_kicks(reactor)
 
 
@@ -307,5 +283,5 @@ cdef inline void serve(ReactorState *reactor) noexcept nogil:
     while not reactor.exiting:
         if turn(reactor):
             poll_paid(reactor)
-        elif not reactor.exiting and not reactor.failed and not keep_polling(reactor):
+        elif not reactor.exiting and not reactor.finished and not keep_polling(reactor):
             sleep(reactor, fds)

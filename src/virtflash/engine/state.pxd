@@ -152,6 +152,7 @@ cdef struct BindingState:
     bint block_device
     bint read_only
     bint zero_range
+    bint in_memory  # the file is memory (tmpfs): a small transfer is a copy, and never waits for a device
     uint32_t memory_mask  # alignment - 1, bytes
     uint32_t offset_mask
     uint32_t max_segments
@@ -296,13 +297,17 @@ cdef struct ReactorState:
     QueueState *dirty[QUEUES_PER_REACTOR]
     uint32_t dirty_count
     Slot *backlog  # waiting for a submission entry or a bounce buffer
-    Slot *failed  # to be completed with `result` in this round, without any I/O
+    Slot *finished  # to be completed with `result` in this round: done in this thread, or never begun
     char *bounce_memory
     char *bounce_free[BOUNCE_BUFFERS]
     uint32_t bounce_free_count
     uint64_t now_ns
     uint64_t idle_since_ns  # 0: not idle
+    uint64_t poll_window_ns  # how long to look before sleeping, as learned
+    uint64_t poll_until_ns
     int32_t poll_credit
+    bint waits_for_storage  # while idle: I/O is under way
+    bint storage_slept  # since the last time that nothing was under way, the reactor slept for I/O
     uint32_t losses_seen
     uint64_t wakeups  # shared
     bint mailbox_armed
