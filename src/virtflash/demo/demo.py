@@ -65,7 +65,8 @@ class Run:
         reports = self.guest.outcome()
         self.server.stop()
         final = self.server.host_bytes()
-        return Outcome(self.part, reports, self.seconds, self.peak_host_bytes, final, self.server.statistics())
+        statistics = self.server.statistics()["volumes"][0]
+        return Outcome(self.part, reports, self.seconds, self.peak_host_bytes, final, statistics)
 
 
 def parts() -> list[Part]:

@@ -173,10 +173,10 @@ def pack_memory_table(regions: Sequence[MemoryRegion]) -> bytes:
 
 
 def unpack_memory_table(payload: bytes) -> list[MemoryRegion]:
-    """ProtocolError: the payload is not as long as the number of regions in it says."""
+    """ValueError: shorter than the number of regions in it says. It may be longer: UML sends room for two, always."""
     if len(payload) < MEMORY_COUNT.size:
-        raise ProtocolError("a memory table without the number of its regions")
+        raise ValueError("a memory table without the number of its regions")
     count, _ = MEMORY_COUNT.unpack_from(payload)
-    if len(payload) != MEMORY_COUNT.size + count * MEMORY_REGION.size:
-        raise ProtocolError(f"a memory table of {count} regions in {len(payload)} bytes")
+    if len(payload) < MEMORY_COUNT.size + count * MEMORY_REGION.size:
+        raise ValueError(f"a memory table of {count} regions in {len(payload)} bytes")
     return [MemoryRegion.unpack(payload, MEMORY_COUNT.size + i * MEMORY_REGION.size) for i in range(count)]
