@@ -5,7 +5,7 @@ import sys
 
 from virtflash.export import Export
 from virtflash.server import Served, Server
-from virtflash.virtio.blk import BlkFeature
+from virtflash.virtio.blk import SECTOR_BYTES, BlkFeature
 
 IO_WORDS = {
     "io_uring": "io_uring with deferred task work and registered files",
@@ -39,7 +39,7 @@ def describe(served: Served, number: int) -> dict[str, object]:
     export = served.export
     return {
         "backing": export.backing.description,
-        "bytes": export.device.capacity_sectors * 512,
+        "bytes": export.device.capacity_sectors * SECTOR_BYTES,
         "socket": served.at,
         "queues": export.queue_count,
         "features": feature_names(export),
@@ -54,10 +54,9 @@ def text(server: Server, served: Served, number: int) -> str:
     reactor = server.reactors[number % len(server.reactors)]
     reason = f" ({reactor.io_reason})" if reactor.io_reason else ""
     kind = "block device " if backing.block_device else ""
+    size = human(export.device.capacity_sectors * SECTOR_BYTES)
     lines = [
-        f"virtflash serves {kind}{backing.description} ({human(export.device.capacity_sectors * 512)}, {', '.join(how)})"
-        if how
-        else f"virtflash serves {backing.description}",
+        f"virtflash serves {kind}{backing.description} ({', '.join([size, *how])})",
         f"  socket    {served.at}",
         f"  queues    {export.queue_count}, on {len(server.reactors)} reactor{'s' if len(server.reactors) > 1 else ''}",
         f"  I/O       {IO_WORDS[reactor.io_path]}{reason}",
@@ -72,7 +71,7 @@ def feature_names(export: Export) -> list[str]:
 
 
 def qemu_options(served: Served, number: int) -> str:
-    """What to paste behind a QEMU binary. Guest memory must be shared: that is what the second and third option are for."""
+    """What to paste behind a QEMU binary. The second and third option share the guest's memory with us."""
     path = served.at.replace(",", ",,")  # QEMU's own quoting
     queues = f",num-queues={served.export.queue_count}" if served.export.features & BlkFeature.MQ else ",num-queues=1"
     options = [

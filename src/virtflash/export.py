@@ -1,7 +1,7 @@
 """A device served: where the protocol, the device, the backing and the data plane meet.
 
-The session (vhost_user) speaks to an `Export` as its `Backend`; the export keeps the device's state (devices) and moves the
-engine's objects accordingly. No other module knows both sides.
+The session (vhost_user) speaks to an `Export` as its `Backend`; the export keeps the device's state (devices) and moves
+the engine's objects accordingly. No other module knows both sides.
 """
 
 import logging

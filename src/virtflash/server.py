@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -85,10 +86,9 @@ class Server:
         """Open everything that can fail, before anything is served."""
         server = cls(options, [])
         try:
-            backings = [open_backing(volume, options) for volume in volumes]
             server._start_reactors(len(volumes) * options.queues)
-            for number, (volume, backing) in enumerate(zip(volumes, backings, strict=True)):
-                server._add(number, volume, backing, many=len(volumes) > 1)
+            for number, volume in enumerate(volumes):
+                server._add(number, volume, len(volumes))
         except BaseException:
             server.close()
             raise
@@ -104,17 +104,15 @@ class Server:
                 f"--io {self.options.io}: {error.strerror}; leave it out to take what the kernel has"
             ) from error
 
-    def _add(self, number: int, volume: Volume, backing: Backing, *, many: bool) -> None:
-        serial = default_serial(volume.name) if self.options.serial is None else self.options.serial
-        if many and self.options.serial is not None:
-            serial = f"{serial}-{number}"
-        try:
-            blk_options = BlkOptions(serial.encode(errors="replace"), self.options.queues, self.options.spec)
-        except ValueError as error:
-            raise ServerError(f"--serial {serial}: {error}") from error
-        turned = self.reactors[number % len(self.reactors) :] + self.reactors[: number % len(self.reactors)]
-        export = Export(volume.name, backing, blk_options, turned)
-        listening = open_socket(volume)
+    def _add(self, number: int, volume: Volume, of: int) -> None:
+        blk_options = device_options(volume, self.options, number if of > 1 else None)
+        first = number % len(self.reactors)
+        with ExitStack() as undo:
+            backing = open_backing(volume, self.options)
+            undo.callback(backing.close)
+            export = Export(volume.name, backing, blk_options, self.reactors[first:] + self.reactors[:first])
+            listening = open_socket(volume)
+            undo.pop_all()
         door = FrontDoor(
             listening,
             export,
@@ -189,6 +187,17 @@ class Server:
 def block_signals() -> None:
     """Before any thread is made: signals are the main thread's, which waits for them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def device_options(volume: Volume, options: Options, number: int | None) -> BlkOptions:
+    """`number`: of this volume among several, whose serials must differ."""
+    serial = default_serial(volume.name) if options.serial is None else options.serial
+    if options.serial is not None and number is not None:
+        serial = f"{serial}-{number}"
+    try:
+        return BlkOptions(serial.encode(errors="replace"), options.queues, options.spec)
+    except ValueError as error:
+        raise ServerError(f"--serial {serial}: {error}") from error
 
 
 def open_backing(volume: Volume, options: Options) -> Backing:

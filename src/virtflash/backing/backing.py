@@ -15,7 +15,7 @@ class BackingError(Exception):
 class Backing:
     """An open backing and what it can. It owns its descriptors.
 
-    `fd` is -1 where nothing is kept. `fd_unaligned` takes what `fd` (O_DIRECT) cannot. Limits of 0 sectors: not possible.
+    `fd` is -1 where nothing is kept. `fd_unaligned` takes what `fd` (O_DIRECT) cannot. A limit of 0 sectors: cannot.
     """
 
     description: str

@@ -10,7 +10,7 @@ def null_backing(size_bytes: int, *, read_only: bool = False) -> Backing:
     if size_bytes <= 0 or size_bytes % SECTOR_BYTES:
         raise BackingError(f"a size of {size_bytes} bytes: it has to be a multiple of {SECTOR_BYTES}, and not 0")
     return Backing(
-        description=f"nothing ({size_bytes} bytes)",
+        description="nothing (reads and writes go nowhere)",
         fd=-1,
         capacity_sectors=size_bytes // SECTOR_BYTES,
         read_only=read_only,

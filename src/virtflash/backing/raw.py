@@ -1,4 +1,4 @@
-"""A raw image file or a block device as backing. The format is raw, always: it is never guessed from what a guest wrote."""
+"""A raw image file or a block device as backing. The format is raw, always: never guessed from what a guest wrote."""
 
 import errno
 import fcntl

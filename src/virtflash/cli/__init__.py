@@ -53,5 +53,26 @@ def print_version(context: click.Context, _parameter: click.Parameter, wanted: b
     callback=print_version,
     help="Print the versions of this program and of what was compiled in.",
 )
-def main() -> None:
+def virtflash() -> None:
     """virtflash: a virtio block server made for flash that several virtual machines share."""
+
+
+def run(command: click.Command, name: str) -> int:
+    """Run a command; returns the exit status. What the user got wrong is told in one line."""
+    try:
+        result = command.main(prog_name=name, standalone_mode=False)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else name
+        click.echo(f"{path}: {error.format_message()} (see {path} --help)", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        click.echo(f"{name}: {error.format_message()}", err=True)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+def main() -> int:
+    """The program `virtflash`."""
+    return run(virtflash, "virtflash")

@@ -16,9 +16,9 @@ def completion(shell: str) -> None:
     zsh:   eval "$(virtflash completion zsh)"      in ~/.zshrc
     fish:  virtflash completion fish >~/.config/fish/completions/virtflash.fish
     """
-    from virtflash.cli import main  # noqa: PLC0415
+    from virtflash.cli import virtflash  # noqa: PLC0415
 
     made = get_completion_class(shell)
     if made is None:
         raise click.ClickException(f"nothing completes in {shell}")
-    click.echo(made(main, {}, "virtflash", "_VIRTFLASH_COMPLETE").source())
+    click.echo(made(virtflash, {}, "virtflash", "_VIRTFLASH_COMPLETE").source())

@@ -1,11 +1,15 @@
-"""`virtflash serve`: the server's command line, and what it says when it begins."""
+"""`virtflash serve`: the server's command line."""
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from virtflash.cli.sizes import Size
+
+if TYPE_CHECKING:
+    from virtflash.server import Options, Volume
 
 PATH = click.Path(path_type=Path)
 
@@ -30,9 +34,10 @@ PATH = click.Path(path_type=Path)
 @click.option("--queues", type=click.IntRange(1, 64), default=1, show_default=True, help="Virtqueues offered.")
 @click.option(
     "--reactors",
-    type=click.IntRange(1, 64),
+    type=click.IntRange(0, 64),
+    default=0,
     metavar="N",
-    help="Threads that serve queues; default: one for each queue, up to half of the processors.",
+    help="Threads that serve queues; 0, the default: one for each queue, up to half of the processors.",
 )
 @click.option(
     "--serial", metavar="TEXT", help="Serial number that guests read, up to 20 characters; default: the name."
@@ -49,75 +54,73 @@ PATH = click.Path(path_type=Path)
     "--statistics", type=PATH, metavar="FILE", help="Write counters there as JSON at the end, and on SIGUSR1."
 )
 @click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="Least.",
 )
 @click.option("--log-json", is_flag=True, help="Log as JSON, one object a line.")
 @click.option("--print-capabilities", is_flag=True, help="Print what this back end can, as JSON, and exit.")
-@click.pass_context
-def serve(context: click.Context, /, *, print_capabilities: bool, **parameters: object) -> None:
-    """Serve raw images or block devices to virtual machines as virtio block devices, over vhost-user.
-
-    Runs in the foreground until SIGTERM. A front end may leave and come back, or another one may come. SIGHUP looks whether
-    an image has grown and tells its guest.
-    """
-    if print_capabilities:
-        from virtflash.cli.vhost_user_blk import CAPABILITIES  # noqa: PLC0415
-
-        click.echo(CAPABILITIES)
-        return
-    context.exit(run(**parameters))  # type: ignore[arg-type]
-
-
-def run(
+def serve(
     *,
     images: tuple[Path, ...],
     null: int | None,
     sockets: tuple[Path, ...],
     fd: int | None,
-    direct: bool,
-    read_only: bool,
-    queues: int,
-    reactors: int | None,
-    serial: str | None,
-    spec: str | None,
-    io: str,
-    statistics: Path | None,
     log_level: str,
     log_json: bool,
+    print_capabilities: bool,
+    **how: Any,
 ) -> int:
-    """Serve until told to stop; returns the exit status."""
-    from virtflash.announcement import announce  # noqa: PLC0415
-    from virtflash.backing import BackingError  # noqa: PLC0415
-    from virtflash.logs import set_up_logging  # noqa: PLC0415
-    from virtflash.server import Options, Server, ServerError, Volume, block_signals  # noqa: PLC0415
-    from virtflash.vhost_user.listening_socket import SocketError  # noqa: PLC0415
+    """Serve raw images or block devices to virtual machines as virtio block devices, over vhost-user.
 
-    backed = len(images) or (null is not None)
-    check_usage(images=len(images), null=null is not None, sockets=len(sockets), fd=fd is not None)
+    Runs in the foreground until SIGTERM. A front end may leave and come back, or another one may come. SIGHUP looks
+    whether an image has grown and tells its guest.
+    """
+    if print_capabilities:
+        from virtflash.cli.vhost_user_blk import CAPABILITIES  # noqa: PLC0415
+
+        click.echo(CAPABILITIES)
+        return 0
+    check_what_and_where(images=len(images), null=null is not None, sockets=len(sockets), fd=fd is not None)
+    from virtflash.server import Options, Volume  # noqa: PLC0415
+
     places: list[tuple[Path | None, int | None]] = [(path, None) for path in sockets] or [(None, fd)]
     volumes = [
-        Volume(images[i] if images else None, null, socket_path, inherited)
-        for i, (socket_path, inherited) in zip(range(backed), places, strict=True)
+        Volume(image, None if image else null, path, inherited)
+        for image, (path, inherited) in zip(images or (None,), places, strict=True)
     ]
-    options = Options(read_only, direct, queues, reactors or 0, serial, spec, io, statistics)
-    set_up_logging(log_level, as_json=log_json)
-    block_signals()
-    try:
-        server = Server.create(volumes, options)
-    except (BackingError, SocketError, ServerError, OSError) as error:
-        click.echo(f"virtflash serve: {error}", err=True)
-        return 1
-    with server:
-        announce(server, as_json=log_json)
-        server.run()
-    return 0
+    return serve_volumes(volumes, Options(**how), log_level=log_level, log_json=log_json)
 
 
-def check_usage(*, images: int, null: bool, sockets: int, fd: bool) -> None:
+def check_what_and_where(*, images: int, null: bool, sockets: int, fd: bool) -> None:
     """click.UsageError: what to serve, or where, is missing or said twice."""
     if bool(images) == null:
         raise click.UsageError("name what to serve: either --image FILE or --null SIZE")
     if bool(sockets) == fd:
         raise click.UsageError("name where to serve it: either --socket PATH or --fd N")
     if (images or 1) != (sockets or 1):
-        raise click.UsageError(f"{images} images at {sockets or 1} sockets: each image needs a socket of its own")
+        raise click.UsageError(f"{images or 1} to serve at {sockets or 1} sockets: each needs a socket of its own")
+
+
+def serve_volumes(
+    volumes: "Sequence[Volume]", options: "Options", *, log_level: str = "info", log_json: bool = False
+) -> int:
+    """Serve until told to stop; returns the exit status."""
+    from virtflash.announcement import announce  # noqa: PLC0415
+    from virtflash.backing import BackingError  # noqa: PLC0415
+    from virtflash.logs import set_up_logging  # noqa: PLC0415
+    from virtflash.server import Server, ServerError, block_signals  # noqa: PLC0415
+    from virtflash.vhost_user.listening_socket import SocketError  # noqa: PLC0415
+
+    set_up_logging(log_level, as_json=log_json)
+    block_signals()
+    try:
+        server = Server.create(volumes, options)
+    except (BackingError, SocketError, ServerError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    with server:
+        announce(server, as_json=log_json)
+        server.run()
+    return 0

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from virtflash.cli import run
+
 CAPABILITIES = json.dumps({"type": "block", "features": ["read-only", "blk-file"]})
 
 
@@ -17,26 +19,28 @@ CAPABILITIES = json.dumps({"type": "block", "features": ["read-only", "blk-file"
 @click.option("--blk-file", type=click.Path(path_type=Path), metavar="FILE", help="Raw image or block device.")
 @click.option("--read-only", is_flag=True, help="Refuse whatever would change data.")
 @click.option("--print-capabilities", is_flag=True, help="Print what this back end can, as JSON, and exit.")
-@click.pass_context
-def main(
-    context: click.Context,
+def vhost_user_blk(
     *,
     socket_path: Path | None,
     fd: int | None,
     blk_file: Path | None,
     read_only: bool,
     print_capabilities: bool,
-) -> None:
+) -> int:
     """Serve a raw image or block device to a virtual machine over vhost-user."""
     if print_capabilities:
         click.echo(CAPABILITIES)
-        return
+        return 0
     if blk_file is None:
         raise click.UsageError("name what to serve: --blk-file FILE")
-    from virtflash.cli.serve import serve  # noqa: PLC0415
+    if (socket_path is None) == (fd is None):
+        raise click.UsageError("name where to serve it: either --socket-path PATH or --fd N")
+    from virtflash.cli.serve import serve_volumes  # noqa: PLC0415
+    from virtflash.server import Options, Volume  # noqa: PLC0415
 
-    arguments = ["--blk-file", str(blk_file)]
-    arguments += ["--socket-path", str(socket_path)] if socket_path is not None else []
-    arguments += ["--fd", str(fd)] if fd is not None else []
-    arguments += ["--read-only"] if read_only else []
-    serve.main(arguments, prog_name="virtflash-vhost-user-blk")
+    return serve_volumes([Volume(image=blk_file, socket_path=socket_path, fd=fd)], Options(read_only=read_only))
+
+
+def main() -> int:
+    """The program `virtflash-vhost-user-blk`."""
+    return run(vhost_user_blk, "virtflash-vhost-user-blk")

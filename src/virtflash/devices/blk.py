@@ -35,7 +35,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class BlkOptions:
-    """How a device presents itself. `spec`: the newest version of virtio of which features are offered, or None: all."""
+    """How a device presents itself. `spec`: the version of virtio whose features are offered; None: the newest."""
 
     serial: bytes = b""
     queues: int = 1

@@ -28,8 +28,8 @@ def negotiated_writeback(features: int, current: int, *, set_by_driver: bool) ->
 def is_write_through(features: int, writeback: int, *, reply_ack: bool) -> bool:
     """Must a write be stable when it completes?
 
-    `reply_ack`: the front end waits until a change of `writeback` is in force. One that does not may let the driver submit
-    writes that count on a mode not adopted yet, so the stronger mode holds all the time where the driver can choose.
+    `reply_ack`: the front end waits until a change of `writeback` is in force. One that does not may let the driver
+    submit writes that count on a mode not adopted yet, so where the driver can choose, the stronger mode always holds.
     """
     if not features & BlkFeature.CONFIG_WCE:
         return not features & BlkFeature.FLUSH

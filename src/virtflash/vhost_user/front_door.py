@@ -57,8 +57,9 @@ class FrontDoor:
 
     def close(self) -> None:
         """Let the front end go, stop its queues, and listen no more."""
-        self._post(None)
-        self._thread.join()
+        if self._thread.is_alive():
+            self._post(None)
+            self._thread.join()
         self._listening.close()
         self._selector.close()
         os.close(self._wake)

@@ -1,7 +1,7 @@
 """One front end's session: what each message means, as a state machine without a socket.
 
-`Session.receive` takes a message and returns the answer, if one is due. A message that cannot be obeyed is refused: with
-an answer when the front end asked for one, else by ending the session, since it would go on believing what is not so.
+`Session.receive` takes a message and returns the answer, if one is due. A message that cannot be obeyed is refused:
+with an answer when the front end asked for one, else by ending the session, as it would go on believing what is not so.
 """
 
 import os
