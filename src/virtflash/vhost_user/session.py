@@ -111,7 +111,7 @@ class Session:
 
     def _set_features(self, message: Message) -> None:
         (features,) = U64.unpack(message.payload)
-        alien = features & ~(self._backend.features | RingFeature.VHOST_USER_PROTOCOL)
+        alien = features & ~int(self._backend.features | RingFeature.VHOST_USER_PROTOCOL)  # int: a flag's ~ is narrower
         if alien:
             raise RefusedError(f"features {alien:#x} were not offered")
         if features == self._features:
@@ -123,7 +123,7 @@ class Session:
 
     def _negotiate(self) -> None:
         if self._features is not None:
-            driver = self._features & ~RingFeature.VHOST_USER_PROTOCOL
+            driver = self._features & ~int(RingFeature.VHOST_USER_PROTOCOL)
             self._backend.negotiate(driver, reply_ack=ProtocolFeature.REPLY_ACK in self._protocol_features)
 
     def _get_protocol_features(self, _message: Message) -> bytes:
@@ -131,8 +131,9 @@ class Session:
 
     def _set_protocol_features(self, message: Message) -> None:
         (features,) = U64.unpack(message.payload)
-        if features & ~PROTOCOL_FEATURES:
-            raise RefusedError(f"protocol features {features & ~PROTOCOL_FEATURES:#x} were not offered")
+        alien = features & ~int(PROTOCOL_FEATURES)
+        if alien:
+            raise RefusedError(f"protocol features {alien:#x} were not offered")
         self._protocol_features = ProtocolFeature(features)
         self._negotiate()
 
