@@ -192,6 +192,8 @@ cdef inline uint32_t parse_segments(QueueState *queue, Slot *slot, iovec *iov, u
     cdef BindingState *binding = queue.binding
     cdef uint32_t allowed_flags = RANGE_FLAG_UNMAP if slot.operation == OP_WRITE_ZEROES else 0
     cdef uint32_t i
+    if binding.read_only:
+        return BLK_S_IOERR
     if length == 0 or length % RANGE_SEGMENT_BYTES:
         return BLK_S_IOERR
     if length > <uint64_t>binding.max_segments * RANGE_SEGMENT_BYTES:

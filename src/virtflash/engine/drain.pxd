@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-from virtflash.engine.atomics cimport count_u64, load_relaxed_u32, store_release_u32
+from virtflash.engine.atomics cimport count_u64, load_relaxed_u32
 from virtflash.engine.block_request cimport PENDING, changes_data, iov_fill, parse_request
 from virtflash.engine.completion cimport complete, mark_dirty, raise_event, signal_descriptor
 from virtflash.engine.gate cimport gate_demands_stable, gate_refuses
@@ -17,7 +17,7 @@ from virtflash.engine.state cimport (
     FAULT_RING_JUMP,
     OP_FLUSH,
     OP_GET_ID,
-    OP_READ,
+    OP_LIFETIME,
     STAGE_DATA,
     STAGE_IDLE,
     STAGE_SYNC,
@@ -62,9 +62,19 @@ cdef inline void begin(ReactorState *reactor, QueueState *queue, Slot *slot) noe
     queue.in_flight += 1
 
 
+cdef inline bint needs_io(const Slot *slot, const BindingState *binding) noexcept nogil:
+    """Not the device's own name, nor a flush of what cannot be written, nor anything of the null backing, which keeps
+    nothing; unless a fault was ordered instead."""
+    if slot.operation == OP_GET_ID:
+        return False
+    if slot.operation == OP_LIFETIME or load_relaxed_u32(&binding.injected[slot.operation]):
+        return True
+    return binding.fd >= 0 and not (slot.operation == OP_FLUSH and binding.read_only)
+
+
 cdef inline void answer_without_io(ReactorState *reactor, Slot *slot) noexcept nogil:
-    """The device's own name, or the null backing, which keeps nothing and so has nothing to wait for."""
-    cdef uint64_t written = slot.length if slot.operation == OP_READ else 0
+    """A read of the null backing leaves the buffers as they are, and claims no byte of them."""
+    cdef uint64_t written = 0
     if slot.operation == OP_GET_ID:
         written = iov_fill(&slot.iov, &slot.iov_count, <char *>slot.queue.binding.serial, DEVICE_ID_BYTES)
     complete(reactor, slot, BLK_S_OK, written)
@@ -84,10 +94,10 @@ cdef inline void start_io(ReactorState *reactor, QueueState *queue, Slot *slot) 
             complete(reactor, slot, BLK_S_IOERR, 0)
             return
         slot.stage = STAGE_SYNC
-    if slot.operation == OP_GET_ID or (binding.fd < 0 and not binding.injected[slot.operation]):
-        answer_without_io(reactor, slot)
-    else:
+    if needs_io(slot, binding):
         issue(reactor, slot)
+    else:
+        answer_without_io(reactor, slot)
 
 
 cdef inline void take_request(ReactorState *reactor, QueueState *queue) noexcept nogil:
@@ -107,7 +117,7 @@ cdef inline void take_request(ReactorState *reactor, QueueState *queue) noexcept
     slot.queue = queue
     slot.head = head
     chain.iov = reactor.scratch
-    fault = walk_chain(&queue.ring, queue.use, head, queue.binding.indirect, &chain)
+    fault = walk_chain(&queue.ring, queue.use, head, load_relaxed_u32(&queue.binding.indirect), &chain)
     if not fault:
         status = parse_request(queue, slot, &chain, &fault)
     if fault:

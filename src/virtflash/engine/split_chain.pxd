@@ -36,6 +36,12 @@ cdef enum:
     CHAIN_IOV_LIMIT = IOV_LIMIT + 2  # the data, and a piece each for header and status
     INDIRECT_LIMIT = IOV_LIMIT + 2  # Linux makes indirect tables longer than a small ring; seg_max still bounds them
 
+cdef extern from *:
+    """
+    #define NOWHERE UINT64_MAX /* no region of guest memory reaches it */
+    """
+    const uint64_t NOWHERE
+
 cdef struct Descriptor:
     uint64_t address
     uint32_t length
@@ -71,6 +77,8 @@ cdef inline void add_buffer(TableUse *use, Chain *chain, const Descriptor *descr
         return  # says nothing, in whatever place and direction
     if descriptor.flags & DESC_F_WRITE:
         chain.last_writable = descriptor.address + descriptor.length - 1
+        if chain.last_writable < descriptor.address:
+            chain.last_writable = NOWHERE  # it wraps
         chain.writable_bytes += descriptor.length
         add_pieces(use, chain, descriptor)
         return
