@@ -84,6 +84,7 @@ class Server:
     @classmethod
     def create(cls, volumes: Sequence[Volume], options: Options) -> Self:
         """Open everything that can fail, before anything is served."""
+        check_statistics(options.statistics)
         server = cls(options, [])
         try:
             server._start_reactors(len(volumes) * options.queues)
@@ -187,6 +188,12 @@ class Server:
 def block_signals() -> None:
     """Before any thread is made: signals are the main thread's, which waits for them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def check_statistics(path: Path | None) -> None:
+    """What could not be written at the end is refused at the start."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise ServerError(f"--statistics {path}: no file in a directory that is there")
 
 
 def device_options(volume: Volume, options: Options, number: int | None) -> BlkOptions:

@@ -507,6 +507,8 @@ cdef class Reactor:
         state.poll_credit = 1
         mailbox_init(&state.mailbox, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK))
         pool_init(&state.pool, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK))
+        if state.mailbox.event_fd < 0 or state.pool.event_fd < 0:
+            raise OSError(errno_names.EMFILE, os.strerror(errno_names.EMFILE))
         self._start(io)
 
     cdef _start(self, str io):
