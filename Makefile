@@ -26,7 +26,7 @@ test-fast: packages-build .stamps/tests ## the tests that boot no emulated machi
 lint: packages-build .stamps/tests ## ruff, mypy, cython-lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict --python-executable $(BIN)/python src/virtflash
-	$(BIN)/cython-lint $$(git ls-files '*.pyx' '*.pxd')
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $$(git ls-files '*.pyx' '*.pxd')
 
 fuzz: packages-fuzz .stamps/fuzz ## a hostile guest against the sanitized data plane, FUZZ_SECONDS=60
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \

@@ -42,7 +42,9 @@ def serve(reactor: Reactor) -> Iterator[Callable[..., ServedRing]]:
     """Makes a ring that runs: serve(fd, sectors, binding options..., ring={...}); fd -1 is the null backing."""
     with ExitStack() as stack:
 
-        def make(fd: int = -1, sectors: int = SECTORS, *, ring: dict[str, Any] | None = None, **options: Any) -> ServedRing:
+        def make(
+            fd: int = -1, sectors: int = SECTORS, *, ring: dict[str, Any] | None = None, **options: Any
+        ) -> ServedRing:
             served = ServedRing(options.pop("on", reactor), Binding(fd, sectors, **options), **(ring or {}))
             stack.callback(served.memory.close)
             stack.callback(served.close)

@@ -316,9 +316,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("kind", "what"), [(kind, what) for what, (kinds, _, _) in REFUSED.items() for kind in kinds]
-)
+@pytest.mark.parametrize(("kind", "what"), [(kind, what) for what, (kinds, _, _) in REFUSED.items() for kind in kinds])
 def test_refuses_ranges(serve: Serve, disk: int, kind: int, what: str) -> None:
     _, payload, status = REFUSED[what]
     served = serve(disk, **RANGES)

@@ -34,12 +34,15 @@ cdef uint64_t below(Attack *attack, uint64_t limit) noexcept nogil:
     return x % limit
 
 
-cdef void put_descriptor(Attack *attack, uint32_t entry, uint64_t address, uint32_t length, uint16_t flags) noexcept nogil:
+cdef void put_descriptor(
+    Attack *attack, uint32_t entry, uint64_t address, uint32_t length, uint16_t flags
+) noexcept nogil:
+    cdef uint16_t following = <uint16_t>((entry + 1) % attack.entries)
     cdef char *at = attack.descriptors + 16 * (entry % attack.entries)
     (<uint64_t *>at)[0] = address
     (<uint32_t *>(at + 8))[0] = length
     (<uint16_t *>(at + 12))[0] = flags
-    (<uint16_t *>(at + 14))[0] = <uint16_t>((entry + 1) % attack.entries if below(attack, 5000) else below(attack, 70000))
+    (<uint16_t *>(at + 14))[0] = following if below(attack, 5000) else <uint16_t>below(attack, 70000)
 
 
 cdef uint64_t somewhere(Attack *attack) noexcept nogil:
@@ -61,9 +64,10 @@ cdef void put_chain(Attack *attack, uint32_t entry) noexcept nogil:
 
 
 cdef void scribble(Attack *attack) noexcept nogil:
-    cdef uint32_t i
-    for i in range(below(attack, 8)):
-        (<uint64_t *>(attack.memory + RING_BYTES))[below(attack, (attack.size - RING_BYTES) // 8)] = below(attack, ~<uint64_t>0)
+    cdef uint64_t *words = <uint64_t *>(attack.memory + RING_BYTES)
+    cdef uint32_t _i
+    for _i in range(below(attack, 8)):
+        words[below(attack, (attack.size - RING_BYTES) // 8)] = below(attack, ~<uint64_t>0)
 
 
 cdef bint wait_for_room(Attack *attack, uint16_t index) noexcept nogil:
@@ -82,9 +86,9 @@ cdef uint64_t play(Attack *attack, uint64_t until_ns) noexcept nogil:
     cdef uint64_t made = 0
     cdef uint16_t index = load_acquire_u16(attack.available + 2)
     cdef uint32_t head
-    cdef uint32_t i
+    cdef uint32_t _i
     while monotonic_ns() < until_ns:
-        for i in range(1 + below(attack, 8)):
+        for _i in range(1 + below(attack, 8)):
             head = 3 * (<uint32_t>made % (attack.entries // 3))
             put_chain(attack, head)
             if below(attack, 20000) == 0:

@@ -6,8 +6,6 @@ second thread rewrites all of it meanwhile: whatever was checked must have been 
 held against what the specification allows, and every byte of it is touched.
 """
 
-import os
-
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -148,7 +146,9 @@ cdef void scatter_headers(World *world) noexcept nogil:
         write_header(world, region.host + i)
 
 
-cdef void set_descriptor(char *at, uint64_t address, uint32_t length, uint16_t flags, uint16_t following) noexcept nogil:
+cdef void set_descriptor(
+    char *at, uint64_t address, uint32_t length, uint16_t flags, uint16_t following
+) noexcept nogil:
     (<uint64_t *>at)[0] = address
     (<uint32_t *>(at + 8))[0] = length
     (<uint16_t *>(at + 12))[0] = flags
@@ -159,7 +159,9 @@ cdef void write_plausible_chain(World *world, char *table, uint32_t first) noexc
     """Header, one data buffer in either direction, status: most of it right, so that requests are accepted."""
     cdef Region *region = &world.regions[below(world, REGIONS)]
     cdef uint16_t direction = 2 if below(world, 2) else 0
-    cdef uint32_t length = 16 * (1 + <uint32_t>below(world, 4)) if below(world, 3) == 0 else 512 * <uint32_t>below(world, 20)
+    cdef uint32_t length = 512 * <uint32_t>below(world, 20)
+    if below(world, 3) == 0:
+        length = 16 * (1 + <uint32_t>below(world, 4))
     set_descriptor(table + 16 * first, region.guest + 16 * below(world, region.size // 16), 16, 1, first + 1)
     set_descriptor(table + 16 * (first + 1), region.guest + below(world, region.size), length, 1 | direction, first + 2)
     set_descriptor(table + 16 * (first + 2), random_address(world), 1, 2, 0)
@@ -276,9 +278,9 @@ cdef void *rewrite(void *argument) noexcept nogil:
 
 
 cdef void play(World *world, uint32_t rounds) noexcept nogil:
-    cdef uint32_t i
+    cdef uint32_t _round
     cdef uint32_t head
-    for i in range(rounds):
+    for _round in range(rounds):
         make_binding(world)
         scatter_headers(world)
         make_ring(world)

@@ -1,4 +1,4 @@
-"""Fuzz the data plane for a while: `python tests/fuzz/run.py --seconds 60`, in a tree built with sanitizers (`make fuzz`).
+"""Fuzz the data plane for a while: `python tests/fuzz/run.py --seconds 60`, in a tree with sanitizers (`make fuzz`).
 
 Half of the time goes to the parser alone (millions of chains), half to a running reactor that serves a hostile driver.
 A sanitizer's finding or a broken promise ends the run with a non-zero status.

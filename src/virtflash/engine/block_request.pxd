@@ -152,13 +152,13 @@ cdef inline int take_status(QueueState *queue, Slot *slot, Chain *chain) noexcep
     return FAULT_NONE
 
 
-cdef inline bint keep_buffers(Slot *slot, iovec *iov, uint32_t count, iovec *pool) noexcept nogil:
+cdef inline bint keep_buffers(QueueState *queue, Slot *slot, iovec *iov, uint32_t count) noexcept nogil:
     """Copy the buffer list out of the reactor's scratch into the slot. False: more pieces than one I/O can take."""
     if count > IOV_LIMIT:
         return False
-    slot.iov = pool
-    if count <= IOV_INLINE:
-        slot.iov = &slot.iov_inline[0]
+    slot.iov = &slot.iov_inline[0]
+    if count > IOV_INLINE:
+        slot.iov = queue.iov_pool + <uint64_t>slot.head * IOV_LIMIT
     slot.iov_count = count
     memcpy(slot.iov, iov, count * sizeof(iovec))
     return True
@@ -172,14 +172,16 @@ cdef inline uint32_t parse_transfer(
         return BLK_S_IOERR
     if slot.operation == OP_WRITE and queue.binding.read_only:
         return BLK_S_IOERR  # §5.2.6.2: also when the driver has not acknowledged RO
-    if not keep_buffers(slot, iov, count, queue.iov_pool + <uint64_t>slot.head * IOV_LIMIT):
+    if not keep_buffers(queue, slot, iov, count):
         return BLK_S_IOERR
     slot.offset = header.sector * SECTOR_BYTES
     slot.length = slot.remaining = length
     return PENDING if length else BLK_S_OK
 
 
-cdef inline uint32_t check_segment(const BindingState *binding, uint32_t operation, const Segment *segment) noexcept nogil:
+cdef inline uint32_t check_segment(
+    const BindingState *binding, uint32_t operation, const Segment *segment
+) noexcept nogil:
     if segment.count > binding.max_sectors[operation] or not in_bounds(binding, segment.sector, segment.count):
         return BLK_S_IOERR
     if operation == OP_SECURE_ERASE and (segment.sector | segment.count) % binding.secure_erase_alignment:
@@ -187,7 +189,9 @@ cdef inline uint32_t check_segment(const BindingState *binding, uint32_t operati
     return BLK_S_OK
 
 
-cdef inline uint32_t parse_segments(QueueState *queue, Slot *slot, iovec *iov, uint32_t count, uint64_t length) noexcept nogil:
+cdef inline uint32_t parse_segments(
+    QueueState *queue, Slot *slot, iovec *iov, uint32_t count, uint64_t length
+) noexcept nogil:
     """The ranges of a discard, write zeroes or secure erase: copied together, flags first, then bounds."""
     cdef BindingState *binding = queue.binding
     cdef uint32_t allowed_flags = RANGE_FLAG_UNMAP if slot.operation == OP_WRITE_ZEROES else 0
@@ -226,7 +230,7 @@ cdef inline uint32_t parse_operation(
     if slot.operation == OP_GET_ID or slot.operation == OP_LIFETIME:
         if slot.operation == OP_LIFETIME and chain.writable_bytes < LIFETIME_BYTES:
             return BLK_S_IOERR
-        return PENDING if keep_buffers(slot, writable, writable_count, queue.iov_pool + <uint64_t>slot.head * IOV_LIMIT) else BLK_S_IOERR
+        return PENDING if keep_buffers(queue, slot, writable, writable_count) else BLK_S_IOERR
     return parse_segments(queue, slot, readable, readable_count, chain.readable_bytes)
 
 

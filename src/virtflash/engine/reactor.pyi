@@ -6,7 +6,7 @@ from typing import TypedDict
 QUEUE_ENTRIES_MAX: int  # of a ring
 
 class Latency(TypedDict):
-    """A histogram: `counts[i]` requests took less than `bounds_ns[i]` nanoseconds (and not less than the bound before)."""
+    """A histogram: `counts[i]` requests took less than `bounds_ns[i]` nanoseconds and not less than the one before."""
 
     bounds_ns: list[int]
     counts: list[int]
@@ -14,7 +14,7 @@ class Latency(TypedDict):
 class QueueStatistics(TypedDict):
     """Counters of one queue since it was created; they only grow, also over restarts of the ring."""
 
-    requests: dict[str, int]  # by kind: read, write, flush, discard, write_zeroes, secure_erase, get_id, lifetime, unknown
+    requests: dict[str, int]  # by kind: those of a request (read, write, flush, discard, ...), and unknown
     bytes_read: int
     bytes_written: int
     bytes_discarded: int  # discard, write zeroes with UNMAP and secure erase
@@ -59,8 +59,8 @@ class MemoryTable:
 class Binding:
     """What the queues of a volume serve: the file below, its bounds, what may be done with it, and its current mode.
 
-    `fd` is -1 for the null backing. `fd_unaligned` takes the requests whose offset or length `fd` (O_DIRECT) cannot; -1:
-    none needed. Alignments in bytes. The descriptors stay the caller's and must outlive the binding's queues.
+    `fd` is -1 for the null backing. `fd_unaligned` takes the requests whose offset or length `fd` (O_DIRECT) cannot;
+    -1: none needed. Alignments in bytes. The descriptors stay the caller's and must outlive the binding's queues.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Binding:
     def negotiate(self, features: int) -> None: ...  # driver features; request types follow them
     def sync(self) -> None: ...  # make stable what completed before; OSError when it failed (and latches)
     def take_events(self) -> list[Event]: ...
-    def inject_fault(self, kind: str, errno: int) -> None: ...  # kind: read, write, sync, discard; 0 ends it
+    def inject_fault(self, kind: str, error: int) -> None: ...  # kind: read, write, sync, discard; 0 ends it
 
 class Reactor:
     """One operating-system thread that serves queues and never takes the GIL.
@@ -136,7 +136,6 @@ class Queue:
     def stop(self) -> int:
         """Take nothing more, wait until nothing is in flight, return the index of the next available entry."""
     def set_memory(self, table: MemoryTable) -> None: ...  # ValueError as start; requests in flight keep theirs
-    def set_kick(self, fd: int) -> None: ...
     def set_call(self, fd: int) -> None: ...  # -1: no interrupts; a new one is signalled once
     def set_error(self, fd: int) -> None: ...
     def statistics(self) -> QueueStatistics: ...

@@ -9,9 +9,8 @@ import errno as errno_names
 import os
 import stat
 
-cimport cython
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strncpy
 from posix.mman cimport (
@@ -39,7 +38,7 @@ from virtflash.engine.atomics cimport (
 from virtflash.engine.blocking_io cimport sync_file
 from virtflash.engine.bounce cimport bounce_unmake
 from virtflash.engine.completion cimport raise_event, signal_descriptor
-from virtflash.engine.mailbox cimport mailbox_ask, mailbox_done, mailbox_init
+from virtflash.engine.mailbox cimport mailbox_ask, mailbox_init
 from virtflash.engine.memory_table cimport ring_part
 from virtflash.engine.reactor_loop cimport serve
 from virtflash.engine.sigbus_guard cimport guard_add, guard_install, guard_remove
@@ -397,7 +396,7 @@ cdef class Binding:
         words = FAULT_WORDS[detail] if faults else os.strerror(detail) if detail else "end of file"
         return {"kind": EVENT_NAMES[kind], "queue": self.state.events[kind].queue, "count": fresh, "detail": words}
 
-    def inject_fault(self, kind, uint32_t errno):
+    def inject_fault(self, kind, uint32_t error):
         kinds = {
             "read": (OP_READ,),
             "write": (OP_WRITE, OP_WRITE_ZEROES),
@@ -405,7 +404,7 @@ cdef class Binding:
             "discard": (OP_DISCARD, OP_SECURE_ERASE),
         }
         for operation in kinds[kind]:
-            exchange_u32(&self.state.injected[<int>operation], errno)
+            exchange_u32(&self.state.injected[<int>operation], error)
 
     def __dealloc__(self):
         if self.state.event_fd >= 0:

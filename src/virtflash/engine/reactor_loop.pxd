@@ -18,7 +18,6 @@ from virtflash.engine.state cimport (
     COMMAND_CALL,
     COMMAND_ERROR,
     COMMAND_EXIT,
-    COMMAND_KICK,
     COMMAND_MEMORY,
     COMMAND_ROUND,
     COMMAND_START,

@@ -92,13 +92,15 @@ cdef inline void add_buffer(TableUse *use, Chain *chain, const Descriptor *descr
 cdef inline int walk_indirect(TableUse *use, Chain *chain, const Descriptor *outer) noexcept nogil:
     """Walk the table that an indirect descriptor points to (§2.7.5.3)."""
     cdef Descriptor descriptor
+    cdef uint64_t address
     cdef uint32_t entries = outer.length // DESCRIPTOR_BYTES
     cdef uint32_t entry = 0
-    cdef uint32_t walked
+    cdef uint32_t _walked
     if outer.length % DESCRIPTOR_BYTES or entries == 0 or entries > INDIRECT_LIMIT:
         return FAULT_INDIRECT_LENGTH
-    for walked in range(entries):
-        if not read_guest(use, outer.address + <uint64_t>entry * DESCRIPTOR_BYTES, <char *>&descriptor, DESCRIPTOR_BYTES):
+    for _walked in range(entries):
+        address = outer.address + <uint64_t>entry * DESCRIPTOR_BYTES
+        if not read_guest(use, address, <char *>&descriptor, DESCRIPTOR_BYTES):
             return FAULT_ADDRESS
         if descriptor.flags & DESC_F_INDIRECT:
             return FAULT_INDIRECT_NESTED
@@ -119,11 +121,11 @@ cdef inline int walk_chain(SplitRing *ring, TableUse *use, uint16_t head, bint i
     """
     cdef Descriptor descriptor
     cdef uint16_t entry = head
-    cdef uint32_t walked
+    cdef uint32_t _walked
     chain.count = chain.readable = 0
     chain.readable_bytes = chain.writable_bytes = 0
     chain.fault = FAULT_NONE
-    for walked in range(ring.size):
+    for _walked in range(ring.size):
         copy_once(&descriptor, ring.descriptors + DESCRIPTOR_BYTES * entry, DESCRIPTOR_BYTES)
         if descriptor.flags & DESC_F_INDIRECT:
             if not indirect:

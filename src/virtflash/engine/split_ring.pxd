@@ -28,7 +28,7 @@ cdef enum:
 
 
 cdef inline void ring_forbid_kicks(SplitRing *ring) noexcept nogil:
-    """Ask not to be kicked while we look anyway (§2.7.10.1). With EVENT_IDX an avail_event left behind says the same."""
+    """Ask not to be kicked while we look anyway (§2.7.10.1). With EVENT_IDX an avail_event left behind says it."""
     if not ring.event_idx:
         store_relaxed_u16(ring.used, USED_F_NO_NOTIFY)
 

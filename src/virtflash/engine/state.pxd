@@ -230,7 +230,6 @@ cdef enum:
     COMMAND_START
     COMMAND_STOP
     COMMAND_MEMORY
-    COMMAND_KICK
     COMMAND_CALL
     COMMAND_ERROR
     COMMAND_ROUND  # nothing but a turn of the loop: what was shared before it is seen after it
