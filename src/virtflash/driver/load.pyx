@@ -1,11 +1,11 @@
 """The load loop: random requests on one started queue, as many in flight as asked for, without the GIL.
 
-The chains lie ready in guest memory (see `chains.py`); for each request only its header, the direction of its data and the
-rings are touched. Every request has a slot: its line of 64 bytes (header, then status), its data, its chain.
+The chains lie ready in guest memory (see `load_queue.py`); for each request only its header, the direction of its data
+and the rings are touched. Every request has a slot: its line of 64 bytes (header, then status), its data, its chain.
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from virtflash.engine.atomics cimport (
@@ -119,9 +119,8 @@ cdef inline uint32_t bucket(uint64_t ns) noexcept nogil:
 def bucket_bounds() -> list[int]:
     """Nanoseconds: bucket i counts what took less than `bounds[i]` and not less than `bounds[i - 1]`."""
     bounds = [1 << FIRST_BIT]
-    while len(bounds) < BUCKETS:
-        doubling = (len(bounds) - 1) >> SUB_BITS
-        bounds.append(bounds[-1] + (1 << (FIRST_BIT + doubling - SUB_BITS)))
+    for i in range(BUCKETS - 1):
+        bounds.append(bounds[i] + (1 << (FIRST_BIT + (i >> SUB_BITS) - SUB_BITS)))
     return bounds
 
 
@@ -286,9 +285,9 @@ cdef int harvest(State *state, uint16_t count, uint64_t now) noexcept nogil:
 cdef uint16_t spin(State *state, uint64_t now) noexcept nogil:
     """Look for completions for a while; how many there are."""
     cdef uint64_t until = now + state.spin_ns if state.spin_ns >= 0 else now + SLEEP_MS * 1000000
-    cdef uint32_t turn
+    cdef uint32_t _turn
     while True:
-        for turn in range(64):
+        for _turn in range(64):
             if fresh(state):
                 return fresh(state)
             cpu_relax()
@@ -356,8 +355,8 @@ cdef class Load:
 
     `memory` is a region of guest memory; everything that lies in it is named by its offset there, in bytes: `available`
     and `used` rings, `slot_lines` (64 bytes for each of `depth` slots), `data` (`block_bytes` for each), and
-    `descriptor_flags`, the le16 of the first slot's data descriptor, with the distance to the next slot's. The head of slot
-    i is `head_stride` * i. Blocks (of `block_bytes`) are chosen from `first_block` on, `blocks` of them.
+    `descriptor_flags`, the le16 of the first slot's data descriptor, with the distance to the next slot's. The head of
+    slot i is `head_stride` * i. Blocks (of `block_bytes`) are chosen from `first_block` on, `blocks` of them.
 
     `sequential`: each block once, however long it takes. `verify`: stamp what is written, check what is read.
     `spin_ns`: how long to look for completions before sleeping; -1: for ever. `stall_ns`: give up without progress.
@@ -433,7 +432,8 @@ cdef class Load:
 
     cdef tell(self, int ending):
         if ending == STALLED:
-            raise DeadlineError(f"no request came back for {self.state.stall_ns / 1e9:g} s, {self.state.in_flight} wait")
+            waiting = self.state.in_flight
+            raise DeadlineError(f"no request came back for {self.state.stall_ns / 1e9:g} s; {waiting} are in flight")
         if ending == QUEUE_STOPPED:
             raise QueueStoppedError("the device signalled an error on a queue and serves it no more")
         if ending == HUNG_UP:
