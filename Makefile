@@ -34,8 +34,8 @@ fuzz: packages-fuzz .stamps/fuzz ## a hostile guest against the sanitized data p
 	PYTHONPATH="$$(echo $(CURDIR)/$(FUZZ)/tree$(CURDIR)/$(VENV)/lib*/python*/site-packages | tr ' ' ':')" \
 	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
-bench: packages-build .stamps/installed ## measure the server on this machine
-	$(BIN)/virtflash bench
+bench: packages-build .stamps/installed ## start, idle and memory; for speed see virtflash bench --help
+	$(BIN)/python bench/start_and_idle.py
 
 lab-tree: ## the newest QEMU and libblkio in a tree beside the system, for the tests that use them
 	scripts/make-lab-tree

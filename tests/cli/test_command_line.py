@@ -191,7 +191,7 @@ def test_completion_knows_commands_and_options() -> None:
 
 
 def test_no_heavy_import_stands_before_serving() -> None:
-    """Storage is on the boot path: what takes long to import is not imported by `serve`, and nearly nothing by the rest."""
+    """Storage is on the boot path: nothing that takes long to import is imported by `serve`."""
     code = (
         "import sys, virtflash.cli; early = set(sys.modules); import virtflash.server, virtflash.announcement;"
         "print('virtflash.engine' in early, 'rich' in sys.modules, 'numpy' in sys.modules)"
