@@ -31,12 +31,16 @@ def images(directory: Path) -> list[str]:
     return arguments
 
 
+def start(arguments: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([program(), "serve", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def first_byte_seconds(directory: Path, arguments: list[str]) -> float:
     """From starting the program to a first sector read by a driver that waits for its socket."""
     sock = directory / "0.sock"
     sock.unlink(missing_ok=True)
     began = time.perf_counter()
-    with subprocess.Popen([program(), "serve", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    with start(arguments) as server:
         while not is_listening(sock):
             if server.poll() is not None:
                 sys.exit("the server did not start")
@@ -48,7 +52,7 @@ def first_byte_seconds(directory: Path, arguments: list[str]) -> float:
 
 
 def switches(pid: int) -> int:
-    """Context switches of all threads of a process: each is a wake-up that was slept for, or a turn that was taken away."""
+    """Context switches of all threads of a process: each is a wake-up, or a turn that was taken away."""
     total = 0
     for status in Path(f"/proc/{pid}/task").glob("*/status"):
         total += sum(int(line.split()[1]) for line in status.read_text().splitlines() if "ctxt_switches" in line)
@@ -67,7 +71,7 @@ def anonymous_kib(pid: int) -> int:
 
 def idle(directory: Path, arguments: list[str], seconds: float) -> tuple[int, int, int]:
     """Wake-ups and CPU ticks (10 ms) while four drivers are connected and idle, and anonymous memory in KiB."""
-    with subprocess.Popen([program(), "serve", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    with start(arguments) as server:
         sockets = [directory / f"{number}.sock" for number in range(VOLUMES)]
         while not all(is_listening(sock) for sock in sockets):
             time.sleep(0.01)

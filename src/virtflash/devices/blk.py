@@ -8,8 +8,8 @@ from virtflash.virtio.blk import CONFIG_WRITEBACK_OFFSET, DEVICE_ID_BYTES, BlkCo
 from virtflash.virtio.ring_features import RingFeature
 
 SEGMENTS_MAX = 126  # of data in a request: with header and status they fit in the 128 entries that rings have at least
-# Just under 1 GiB: SeaBIOS 1.16 takes the lowest 16 bits of size_max * seg_max for the most it may read at once, and where
-# they are 0, as with 1 GiB, it reads nothing, forever.
+# Just under 1 GiB: SeaBIOS 1.16 takes the lowest 16 bits of size_max * seg_max for the most it may read at once, and
+# where they are 0, as with 1 GiB, it reads nothing, forever.
 SEGMENT_BYTES_MAX = (1 << 30) - (60 << 10)
 RANGES_MAX = 16  # ranges in one discard or write zeroes; the engine's bound
 HEADS, SECTORS_PER_TRACK, CYLINDERS_MAX = 16, 63, 65535  # a geometry for those that still ask
