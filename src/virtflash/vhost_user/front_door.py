@@ -18,7 +18,10 @@ from virtflash.vhost_user.connection import Connection
 from virtflash.vhost_user.messages import ProtocolError
 from virtflash.vhost_user.session import Session
 
-REPORT_PAUSE_SECONDS = 1.0  # between two looks at what the device has to report
+PAUSE_SECONDS = 1.0  # between two looks at what the device has to report, or at a socket that cannot be accepted from
+
+
+HasFileno = int | socket.socket
 
 
 class FrontDoor:
@@ -43,7 +46,7 @@ class FrontDoor:
         self._reports_fd = reports_fd
         self._report = report
         self._on_leave = on_leave
-        self._report_again: float | None = None  # monotonic time from which reports are looked at again
+        self._paused: list[tuple[float, HasFileno, Callable[[], object]]] = []  # until when (monotonic) nobody looks
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._selector = selectors.DefaultSelector()
@@ -91,13 +94,22 @@ class FrontDoor:
         for key, _ in self._selector.select(self._patience()):
             if key.data() is False:
                 return False
-        if self._report_again is not None and time.monotonic() >= self._report_again:
-            self._report_again = None
-            self._selector.register(self._reports_fd, selectors.EVENT_READ, self._look_at_reports)
+        self._resume()
         return True
 
     def _patience(self) -> float | None:
-        return None if self._report_again is None else max(self._report_again - time.monotonic(), 0)
+        """Seconds until something that is paused is looked at again; None: nothing is."""
+        return max(self._paused[0][0] - time.monotonic(), 0) if self._paused else None
+
+    def _pause(self, what: HasFileno, callback: Callable[[], object]) -> None:
+        """Look away for a moment from what could go on for ever."""
+        self._selector.unregister(what)
+        self._paused.append((time.monotonic() + PAUSE_SECONDS, what, callback))
+
+    def _resume(self) -> None:
+        while self._paused and self._paused[0][0] <= time.monotonic():
+            _, what, callback = self._paused.pop(0)
+            self._selector.register(what, selectors.EVENT_READ, callback)
 
     def _do_jobs(self) -> bool:
         os.eventfd_read(self._wake)
@@ -109,16 +121,15 @@ class FrontDoor:
         return True
 
     def _look_at_reports(self) -> None:
-        """Say what there is, then look away for a moment: a guest could go on for ever."""
         self._report()
-        self._selector.unregister(self._reports_fd)
-        self._report_again = time.monotonic() + REPORT_PAUSE_SECONDS
+        self._pause(self._reports_fd, self._look_at_reports)
 
     def _accept(self) -> None:
         try:
             accepted, _ = self._listening.accept()
         except OSError as error:
             self._log.limited("accept", f"a front end could not be accepted: {error.strerror}")
+            self._pause(self._listening, self._accept)  # too many open files: it would be there again at once
             return
         self._connection = Connection(accepted)
         self._session = Session(self._backend, self._log)
