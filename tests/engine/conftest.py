@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served_ring import PATHS, ServedRing, make_disk, reactor_on
+from served_ring import PATHS, SECTORS, ServedRing, make_disk, reactor_on
 
 from virtflash.engine import Binding, Reactor
-
-SECTORS = 256
 
 
 @pytest.fixture(params=PATHS)

@@ -14,6 +14,7 @@ from virtflash.engine import Binding, MemoryTable, Queue, Reactor
 from virtflash.virtio.blk import SECTOR_BYTES, BlkFeature, RequestType, Status
 from virtflash.virtio.ring_features import RingFeature
 
+SECTORS = 256  # of a disk, unless said otherwise
 PATHS = ("io_uring", "io_uring-plain", "threads")
 UNANSWERED = 0x55  # in the status byte until the device writes it
 ALL_TYPES = BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES | BlkFeature.SECURE_ERASE | BlkFeature.LIFETIME

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SECTORS
 from hand_made_ring import WRITE, Piece, header
 from served_ring import (
     ALL_TYPES,
@@ -17,6 +16,7 @@ from served_ring import (
     IOERR,
     OK,
     OUT,
+    SECTORS,
     UNSUPP,
     Outcome,
     ServedRing,

@@ -9,17 +9,21 @@ from virtflash.engine.block_request cimport iov_fill
 from virtflash.engine.state cimport BOUNCE_BUFFERS, BOUNCE_BYTES, OP_WRITE, ReactorState, Slot
 
 
-cdef inline void bounce_make(ReactorState *reactor) noexcept nogil:
+cdef inline bint bounce_make(ReactorState *reactor) noexcept nogil:
+    """Have the buffers. False: there is no memory for them."""
     cdef uint32_t i
+    if reactor.bounce_memory != NULL:
+        return True
     reactor.bounce_memory = <char *>mmap(
         NULL, BOUNCE_BUFFERS * BOUNCE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0
     )
     if <void *>reactor.bounce_memory == MAP_FAILED:
         reactor.bounce_memory = NULL
-        return
+        return False
     for i in range(BOUNCE_BUFFERS):
         reactor.bounce_free[i] = reactor.bounce_memory + i * BOUNCE_BYTES
     reactor.bounce_free_count = BOUNCE_BUFFERS
+    return True
 
 
 cdef inline void bounce_unmake(ReactorState *reactor) noexcept nogil:
@@ -31,8 +35,6 @@ cdef inline bint bounce_take(ReactorState *reactor, Slot *slot) noexcept nogil:
     """Give the slot a buffer, if it has none. False: all are in use."""
     if slot.bounce != NULL:
         return True
-    if reactor.bounce_memory == NULL:
-        bounce_make(reactor)
     if reactor.bounce_free_count == 0:
         return False
     reactor.bounce_free_count -= 1

@@ -221,8 +221,6 @@ cdef inline uint32_t collect_all(ReactorState *reactor) noexcept nogil:
 
 
 cdef inline void submit_all(ReactorState *reactor) noexcept nogil:
-    if reactor.backlog != NULL:
-        issue_backlog(reactor)
     if reactor.io_path != IO_THREADS and io_uring_sq_ready(&reactor.ring):
         io_uring_submit(&reactor.ring)
 
@@ -267,6 +265,8 @@ cdef inline bint turn(ReactorState *reactor) noexcept nogil:
         read_mailbox(reactor)
     look_for_lost_memory(reactor)
     reactor.now_ns = monotonic_ns()
+    if reactor.backlog != NULL:
+        issue_backlog(reactor)
     done = drain_all(reactor)
     submit_all(reactor)
     done += collect_all(reactor)

@@ -295,7 +295,8 @@ cdef struct ReactorState:
     uint32_t queue_count
     QueueState *dirty[QUEUES_PER_REACTOR]
     uint32_t dirty_count
-    Slot *backlog  # waiting for a submission entry or a bounce buffer
+    Slot *backlog  # waiting for a submission entry or a bounce buffer, the longest first
+    Slot *backlog_last
     Slot *finished  # to be completed with `result` in this round: done in this thread, or never begun
     char *bounce_memory
     char *bounce_free[BOUNCE_BUFFERS]

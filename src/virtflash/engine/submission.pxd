@@ -7,7 +7,7 @@ from libc.stdint cimport int32_t, uint32_t
 
 from virtflash.engine.atomics cimport load_relaxed_u32
 from virtflash.engine.blocking_io cimport transfer
-from virtflash.engine.bounce cimport bounce_prepare, bounce_take
+from virtflash.engine.bounce cimport bounce_make, bounce_prepare, bounce_take
 from virtflash.engine.state cimport (
     IO_THREADS,
     OP_FLUSH,
@@ -17,7 +17,7 @@ from virtflash.engine.state cimport (
     ReactorState,
     Slot,
 )
-from virtflash.engine.system cimport EAGAIN, RWF_DSYNC
+from virtflash.engine.system cimport EAGAIN, ENOMEM, RWF_DSYNC
 from virtflash.engine.transfer_target cimport descriptor_for, is_transfer, is_unaligned, needs_bounce
 from virtflash.engine.uring cimport (
     IORING_FSYNC_DATASYNC,
@@ -53,8 +53,13 @@ cdef inline bint is_copy(const Slot *slot) noexcept nogil:
 
 
 cdef inline void put_back(ReactorState *reactor, Slot *slot) noexcept nogil:
-    slot.next = reactor.backlog
-    reactor.backlog = slot
+    """To the end of those that wait for room."""
+    slot.next = NULL
+    if reactor.backlog == NULL:
+        reactor.backlog = slot
+    else:
+        reactor.backlog_last.next = slot
+    reactor.backlog_last = slot
 
 
 cdef inline io_uring_sqe *next_entry(ReactorState *reactor) noexcept nogil:
@@ -99,12 +104,11 @@ cdef inline void prepare_entry(io_uring_sqe *entry, Slot *slot) noexcept nogil:
     io_uring_sqe_set_data(entry, slot)
 
 
-cdef inline void submit_to_ring(ReactorState *reactor, Slot *slot) noexcept nogil:
+cdef inline bint submit_to_ring(ReactorState *reactor, Slot *slot) noexcept nogil:
     cdef io_uring_sqe *entry = next_entry(reactor)
-    if entry == NULL:
-        put_back(reactor, slot)
-    else:
+    if entry != NULL:
         prepare_entry(entry, slot)
+    return entry != NULL
 
 
 cdef inline uint32_t injected_error(const Slot *slot) noexcept nogil:
@@ -118,32 +122,43 @@ cdef inline uint32_t injected_error(const Slot *slot) noexcept nogil:
     return load_relaxed_u32(&binding.injected[slot.operation])
 
 
-cdef inline void issue(ReactorState *reactor, Slot *slot) noexcept nogil:
-    """Start, or continue, the I/O of a slot."""
+cdef inline bint begin_io(ReactorState *reactor, Slot *slot) noexcept nogil:
+    """Start, or continue, the I/O of a slot. False: there is no room for it now."""
     cdef uint32_t injected = injected_error(slot)
     if injected:
         finish_later(reactor, slot, -<int32_t>injected)
-        return
+        return True
     if is_copy(slot):
         finish_later(reactor, slot, transfer(slot, descriptor_for(slot)))
-        return
-    if needs_bounce(slot):
+        return True
+    # A short transfer goes on with the buffer that it has, also where its rest takes the other descriptor.
+    if slot.bounce != NULL or needs_bounce(slot):
+        if not bounce_make(reactor):
+            finish_later(reactor, slot, -ENOMEM)
+            return True
         if not bounce_take(reactor, slot):
-            put_back(reactor, slot)
-            return
+            return False
         bounce_prepare(slot)
     if reactor.io_path != IO_THREADS and (is_transfer(slot) or slot.stage == STAGE_SYNC):
-        submit_to_ring(reactor, slot)
-    elif not pool_submit(&reactor.pool, slot):
+        return submit_to_ring(reactor, slot)
+    if not pool_submit(&reactor.pool, slot):
         finish_later(reactor, slot, -EAGAIN)
+    return True
+
+
+cdef inline void issue(ReactorState *reactor, Slot *slot) noexcept nogil:
+    if not begin_io(reactor, slot):
+        put_back(reactor, slot)
 
 
 cdef inline void issue_backlog(ReactorState *reactor) noexcept nogil:
-    """Try again what could not be started. Each slot goes at most once round."""
+    """Start what waits for room, before anything new may take it, in the order in which it came: none waits for ever."""
     cdef Slot *slot = reactor.backlog
     cdef Slot *following
-    reactor.backlog = NULL
     while slot != NULL:
         following = slot.next
-        issue(reactor, slot)
+        if not begin_io(reactor, slot):
+            slot.next = following
+            break
         slot = following
+    reactor.backlog = slot
