@@ -67,7 +67,9 @@ class Load(click.ParamType):  # type: ignore[type-arg]  # click became generic i
 @click.option("--poll", is_flag=True, help="Look for completions all the time instead of waiting for interrupts.")
 @click.option("--spin", type=click.FloatRange(0), default=0.0, metavar="US", help="Look for so long before waiting.")
 @click.option(
-    "--chains", type=click.Choice(["direct", "indirect"]), help="Default: indirect where the server offers that."
+    "--chains",
+    type=click.Choice(["direct", "indirect"]),
+    help="Linux guests prefer indirect ones; some servers are slower with them.  [default: direct where they fit]",
 )
 @click.option("--verify", is_flag=True, help="Fill the volume with stamps first, and check every sector that is read.")
 @click.option("--write-allowed", is_flag=True, help="Writing destroys what the volume at SOCKET holds: do it.")

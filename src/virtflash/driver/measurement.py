@@ -16,7 +16,7 @@ from virtflash.driver.errors import FrontEndError
 from virtflash.driver.front_end import FrontEnd
 from virtflash.driver.guest_memory import GuestMemory
 from virtflash.driver.load import Load, bucket_bounds
-from virtflash.driver.load_queue import LoadQueue, memory_bytes, queue_size
+from virtflash.driver.load_queue import CHAIN_DESCRIPTORS, QUEUE_SIZE_MAX, LoadQueue, memory_bytes, queue_size
 from virtflash.driver.workload import Workload, size_text
 from virtflash.virtio.blk import SECTOR_BYTES, BlkFeature
 from virtflash.virtio.ring_features import RingFeature
@@ -32,7 +32,8 @@ Progress = Callable[[float, int], None]  # share of the measurement that is done
 class Settings:
     """How to measure, whatever the workload. `spin_ns`: how long a queue's thread looks before it sleeps; -1: for ever.
 
-    `indirect` None: where the device offers it. `verify`: fill the device with stamps first, and check what is read.
+    `indirect` None: only where direct chains would not fit into the ring. `verify`: fill the device with stamps first,
+    and check what is read.
     """
 
     seconds: float = 3.0
@@ -137,10 +138,11 @@ def check_device(driver: BlkDriver, workload: Workload) -> None:
 
 
 def _start(driver: BlkDriver, workload: Workload, settings: Settings) -> list[LoadQueue]:
-    offered = bool(driver.front_end.features & RingFeature.INDIRECT_DESC)
-    if settings.indirect and not offered:
-        raise FrontEndError("the device offers no indirect descriptors")
-    indirect = offered if settings.indirect is None else settings.indirect
+    # Some servers are much slower with them; none shall look worse than it is.
+    needed = workload.depth * CHAIN_DESCRIPTORS > QUEUE_SIZE_MAX
+    indirect = needed if settings.indirect is None else settings.indirect
+    if indirect and not driver.front_end.features & RingFeature.INDIRECT_DESC:
+        raise FrontEndError(f"{workload}: the device offers no indirect descriptors")
     try:
         driver.queue_size = queue_size(workload, indirect=indirect)
     except ValueError as error:
