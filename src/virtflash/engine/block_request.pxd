@@ -78,13 +78,9 @@ cdef inline uint32_t operation_of(uint32_t request_type) noexcept nogil:
     return OP_LIFETIME if request_type == BLK_T_GET_LIFETIME else OP_UNKNOWN
 
 
-cdef inline bint changes_data(uint32_t operation) noexcept nogil:
-    return (
-        operation == OP_WRITE
-        or operation == OP_DISCARD
-        or operation == OP_WRITE_ZEROES
-        or operation == OP_SECURE_ERASE
-    )
+cdef inline bint writes_data(uint32_t operation) noexcept nogil:
+    """Is this a write, which is volatile or stable (§5.2.6.2)? What a discard leaves behind, nobody may rely on."""
+    return operation == OP_WRITE or operation == OP_WRITE_ZEROES
 
 
 cdef inline bint in_bounds(const BindingState *binding, uint64_t sector, uint64_t sectors) noexcept nogil:

@@ -9,8 +9,9 @@ from virtflash.engine.atomics cimport (
     load_relaxed_u32,
     store_release_u32,
 )
-from virtflash.engine.block_request cimport iov_advance, iov_fill
+from virtflash.engine.block_request cimport iov_advance, iov_fill, writes_data
 from virtflash.engine.bounce cimport bounce_return, bounce_scatter
+from virtflash.engine.gate cimport must_be_stable
 from virtflash.engine.split_ring cimport ring_give, ring_publish, ring_wants_interrupt
 from virtflash.engine.state cimport (
     EVENT_IO_ERROR,
@@ -19,7 +20,6 @@ from virtflash.engine.state cimport (
     OP_LIFETIME,
     OP_READ,
     OP_WRITE,
-    OP_WRITE_ZEROES,
     STAGE_DATA,
     STAGE_IDLE,
     STAGE_SYNC,
@@ -98,7 +98,7 @@ cdef inline bint may_lose_data(uint32_t operation, int error) noexcept nogil:
     the call itself: guest memory that went away (EFAULT) must not stop the flushes of the next front end."""
     if error == EFAULT or error == EINVAL or error == EOPNOTSUPP:
         return False
-    return operation == OP_WRITE or operation == OP_WRITE_ZEROES or operation == OP_FLUSH
+    return writes_data(operation) or operation == OP_FLUSH
 
 
 cdef inline void complete_with_error(ReactorState *reactor, Slot *slot, int error) noexcept nogil:
@@ -111,15 +111,28 @@ cdef inline void complete_with_error(ReactorState *reactor, Slot *slot, int erro
 cdef inline bint must_sync_now(Slot *slot) noexcept nogil:
     """Was this written while the cache was write-back, and is it write-through now? Then it may not complete volatile:
     the driver sends no more flushes (virtio 1.4 §5.2.6.2)."""
-    return slot.stage == STAGE_DATA and not slot.stable and load_relaxed_u32(&slot.queue.binding.write_through)
+    return (
+        slot.stage == STAGE_DATA
+        and writes_data(slot.operation)
+        and not slot.stable
+        and must_be_stable(slot.queue.binding)
+    )
+
+
+cdef inline bint is_flush_too_late(Slot *slot) noexcept nogil:
+    """The kernel reports a failed sync once, to whoever asks first: a flush that comes second succeeds for nothing."""
+    return slot.operation == OP_FLUSH and load_relaxed_u32(&slot.queue.binding.sync_failed)
 
 
 cdef inline void complete_data(ReactorState *reactor, Slot *slot) noexcept nogil:
     """Everything asked for is done."""
     cdef uint64_t written = slot.length if slot.operation == OP_READ else 0
-    if (slot.operation == OP_WRITE or slot.operation == OP_WRITE_ZEROES) and must_sync_now(slot):
+    if must_sync_now(slot):
         slot.stage = STAGE_SYNC
         issue(reactor, slot)
+        return
+    if is_flush_too_late(slot):
+        complete(reactor, slot, BLK_S_IOERR, 0)
         return
     if slot.operation == OP_LIFETIME:
         written = iov_fill(&slot.iov, &slot.iov_count, <char *>slot.segments, LIFETIME_BYTES)

@@ -3,9 +3,9 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from virtflash.engine.atomics cimport count_u64, load_relaxed_u32
-from virtflash.engine.block_request cimport PENDING, changes_data, iov_fill, parse_request
+from virtflash.engine.block_request cimport PENDING, iov_fill, parse_request, writes_data
 from virtflash.engine.completion cimport complete, mark_dirty, raise_event, signal_descriptor
-from virtflash.engine.gate cimport gate_demands_stable, gate_refuses
+from virtflash.engine.gate cimport gate_refuses, must_be_stable
 from virtflash.engine.split_chain cimport walk_chain
 from virtflash.engine.split_ring cimport ring_give, ring_pending, ring_take
 from virtflash.engine.state cimport (
@@ -86,9 +86,7 @@ cdef inline void start_io(ReactorState *reactor, QueueState *queue, Slot *slot) 
     if gate_refuses(&binding.gate, slot.operation):
         complete(reactor, slot, BLK_S_IOERR, 0)
         return
-    slot.stable = changes_data(slot.operation) and (
-        load_relaxed_u32(&binding.write_through) or gate_demands_stable(&binding.gate)
-    )
+    slot.stable = writes_data(slot.operation) and must_be_stable(binding)
     if slot.operation == OP_FLUSH:
         if load_relaxed_u32(&binding.sync_failed):
             complete(reactor, slot, BLK_S_IOERR, 0)

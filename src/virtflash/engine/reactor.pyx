@@ -403,6 +403,8 @@ cdef class Binding:
             "sync": (OP_FLUSH,),
             "discard": (OP_DISCARD, OP_SECURE_ERASE),
         }
+        if kind not in kinds:
+            raise ValueError(f"no fault is called {kind!r}: one of {', '.join(kinds)}")
         for operation in kinds[kind]:
             exchange_u32(&self.state.injected[<int>operation], error)
 

@@ -152,7 +152,7 @@ cdef inline void issue(ReactorState *reactor, Slot *slot) noexcept nogil:
 
 
 cdef inline void issue_backlog(ReactorState *reactor) noexcept nogil:
-    """Start what waits for room, before anything new may take it, in the order in which it came: none waits for ever."""
+    """Start what waits for room, in the order in which it came and before anything new: none waits for ever."""
     cdef Slot *slot = reactor.backlog
     cdef Slot *following
     while slot != NULL:
