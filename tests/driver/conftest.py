@@ -2,11 +2,9 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
-from driven_servers import KINDS, Server, serve
+from driven_servers import server  # noqa: F401 - a fixture
 from scripted_back_end import ScriptedBackEnd
 
 from virtflash.driver.front_end import FrontEnd
@@ -29,9 +27,3 @@ def scripted() -> Iterator[tuple[FrontEnd, ScriptedBackEnd]]:
     with FrontEnd(ours) as front_end:
         yield front_end, back_end
     back_end.stop()
-
-
-@pytest.fixture(params=KINDS)
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    with ExitStack() as stack:
-        yield stack.enter_context(serve(request.param, tmp_path))

@@ -14,10 +14,10 @@ import click
 from virtflash.cli.sizes import Size
 
 if TYPE_CHECKING:  # imported when it is used: it takes long
-    from virtflash.driver.comparison import Result
-    from virtflash.driver.measured_server import MeasuredServer
-    from virtflash.driver.measurement import Settings
-    from virtflash.driver.workload import Workload
+    from virtflash.bench.comparison import Result
+    from virtflash.bench.measured_server import MeasuredServer
+    from virtflash.bench.measurement import Settings
+    from virtflash.bench.workload import Workload
 
 DIRECTIONS = {"r": "read", "read": "read", "w": "write", "write": "write", "m": "mixed", "mixed": "mixed"}
 MEMORY_DIRECTORY = Path("/dev/shm")  # so that the server is measured, not the disk
@@ -135,7 +135,7 @@ def run(
     as_json: bool,
 ) -> int:
     """Returns the exit status: 1 when requests failed."""
-    from virtflash.driver.measurement import Settings  # noqa: PLC0415
+    from virtflash.bench.measurement import Settings  # noqa: PLC0415
 
     if socket and server:
         raise click.UsageError("name one server to measure: either SOCKET or --server COMMAND")
@@ -153,7 +153,7 @@ def run(
 
 
 def chosen_workloads(loads: Sequence[LoadWords], *, standard: bool) -> "list[Workload]":
-    from virtflash.driver.workload import STANDARD, Workload  # noqa: PLC0415
+    from virtflash.bench.workload import STANDARD, Workload  # noqa: PLC0415
 
     return list(STANDARD) if standard else [Workload(*load) for load in loads]  # type: ignore[arg-type]
 
@@ -169,7 +169,7 @@ def own_command() -> str:
 
 
 def chosen_servers(socket: Path | None, server: str | None, vs: str | None, place: Path) -> "list[MeasuredServer]":
-    from virtflash.driver.measured_server import RunningServer, StartedServer  # noqa: PLC0415
+    from virtflash.bench.measured_server import RunningServer, StartedServer  # noqa: PLC0415
 
     def started(command: str, name: str | None = None) -> StartedServer:
         return StartedServer(command, place, place / "image", name=name)
@@ -190,7 +190,7 @@ def refuse_writes(servers: "Sequence[MeasuredServer]", workloads: "Sequence[Work
 
 
 def make_image(servers: "Sequence[MeasuredServer]", path: Path, size: int) -> None:
-    from virtflash.driver.measured_server import write_image  # noqa: PLC0415
+    from virtflash.bench.measured_server import write_image  # noqa: PLC0415
 
     if any(server.disposable for server in servers):
         write_image(path, size)
@@ -202,7 +202,7 @@ def measure_all(
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
-    from virtflash.driver.comparison import run_rounds  # noqa: PLC0415
+    from virtflash.bench.comparison import run_rounds  # noqa: PLC0415
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[rate]}"))
@@ -221,7 +221,7 @@ def show(results: "Sequence[Result]", names: Sequence[str], *, as_json: bool) ->
 
     from rich.console import Console  # noqa: PLC0415
 
-    from virtflash.driver.figures import compared, measured  # noqa: PLC0415
+    from virtflash.bench.figures import compared, measured  # noqa: PLC0415
 
     if as_json:
         click.echo(json.dumps([result.to_json(names) for result in results], indent=2))

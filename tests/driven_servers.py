@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -58,3 +58,9 @@ def serve(kind: str, directory: Path) -> Iterator[Server]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(START_SECONDS)
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    with ExitStack() as stack:
+        yield stack.enter_context(serve(request.param, tmp_path))

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from driven_servers import IMAGE_BYTES, QUEUES, Server
 
+from virtflash.bench.load import Load, bucket_bounds
+from virtflash.bench.load_queue import LoadQueue, memory_bytes, queue_size
+from virtflash.bench.measured_server import write_image
+from virtflash.bench.measurement import Measurement, Settings, measure, run_loads
+from virtflash.bench.workload import Workload, size_text
 from virtflash.driver.blk import FEATURES, BlkDriver
 from virtflash.driver.errors import ClosedError, DeadlineError, FrontEndError, QueueStoppedError
 from virtflash.driver.guest_memory import GuestMemory
-from virtflash.driver.load import Load, bucket_bounds
-from virtflash.driver.load_queue import LoadQueue, memory_bytes, queue_size
-from virtflash.driver.measured_server import write_image
-from virtflash.driver.measurement import Measurement, Settings, measure, run_loads
 from virtflash.driver.split_queue import ONE, SplitQueue
-from virtflash.driver.workload import Workload, size_text
 from virtflash.virtio.ring_features import RingFeature
 from virtflash.virtio.split_ring import USED_ELEMENT
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from rich.table import Table
 
-from virtflash.driver.comparison import Result
-from virtflash.driver.measurement import Measurement
+from virtflash.bench.comparison import Result
+from virtflash.bench.measurement import Measurement
 
 NOT_KNOWN = "-"
 

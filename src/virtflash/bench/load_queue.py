@@ -2,9 +2,9 @@
 
 import os
 
-from virtflash.driver.load import Load
+from virtflash.bench.load import Load
+from virtflash.bench.workload import WRITE_PERCENT, Workload
 from virtflash.driver.split_queue import SplitQueue
-from virtflash.driver.workload import WRITE_PERCENT, Workload
 from virtflash.virtio.blk import REQUEST_HEADER_BYTES, STATUS_BYTES
 from virtflash.virtio.split_ring import DESCRIPTOR, DESCRIPTOR_BYTES, DescriptorFlag
 

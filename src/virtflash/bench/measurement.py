@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from virtflash.bench.load import Load, bucket_bounds
+from virtflash.bench.load_queue import CHAIN_DESCRIPTORS, QUEUE_SIZE_MAX, LoadQueue, memory_bytes, queue_size
+from virtflash.bench.workload import Workload, size_text
 from virtflash.driver.blk import BlkDriver
 from virtflash.driver.errors import FrontEndError
 from virtflash.driver.front_end import FrontEnd
 from virtflash.driver.guest_memory import GuestMemory
-from virtflash.driver.load import Load, bucket_bounds
-from virtflash.driver.load_queue import CHAIN_DESCRIPTORS, QUEUE_SIZE_MAX, LoadQueue, memory_bytes, queue_size
-from virtflash.driver.workload import Workload, size_text
 from virtflash.virtio.blk import SECTOR_BYTES, BlkFeature
 from virtflash.virtio.ring_features import RingFeature
 

@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
+from virtflash.bench.workload import size_text
 from virtflash.driver.errors import FrontEndError
 from virtflash.driver.front_end import FrontEnd
-from virtflash.driver.workload import size_text
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0

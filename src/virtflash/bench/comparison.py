@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from virtflash.driver.measured_server import MeasuredServer
-from virtflash.driver.measurement import Measurement, Progress, Settings, measure, median
-from virtflash.driver.workload import Workload
+from virtflash.bench.measured_server import MeasuredServer
+from virtflash.bench.measurement import Measurement, Progress, Settings, measure, median
+from virtflash.bench.workload import Workload
 
 # Which run it is, counted from 0; workload, server, share of the run that is done, requests so far.
 Notice = Callable[[int, Workload, MeasuredServer, float, int], None]
