@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from virtflash.demo.server_process import is_listening
+
 KINDS = ["qemu", "virtflash"]
 IMAGE_BYTES = 16 << 20
 START_SECONDS = 10.0
@@ -39,7 +41,7 @@ def command(kind: str, image: Path, socket_path: Path) -> list[str]:
 
 def wait_listening(path: Path, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while str(path) not in Path("/proc/net/unix").read_text():
+    while not is_listening(path):
         assert process.poll() is None, f"{process.args} ended with status {process.returncode}"
         assert time.monotonic() < deadline, f"{process.args} does not listen"
         time.sleep(0.01)
