@@ -11,7 +11,7 @@ from typing import Any
 from virtflash.backing import Backing
 from virtflash.devices.blk import RANGES_MAX, BlkDevice, BlkOptions
 from virtflash.engine import QUEUE_ENTRIES_MAX, Binding, Mapping, MemoryTable, Queue, Reactor
-from virtflash.logs import Log
+from virtflash.logs import LIFE_LINES, Log
 from virtflash.vhost_user.backend import RefusedError, Vring
 from virtflash.vhost_user.messages import MemoryRegion
 
@@ -78,7 +78,14 @@ class Export:
         """Returns when every reactor has adopted the mode, and what was volatile is stable if it has to be."""
         self.device.write_config(offset, data)
         self._adopt_mode()
-        self.log.info("cache mode set by the driver: write-%s", "through" if self.binding.write_through else "back")
+        self._tell("cache mode", f"cache mode set by the driver: write-{self._mode()}")
+
+    def _mode(self) -> str:
+        return "through" if self.binding.write_through else "back"
+
+    def _tell(self, what: str, text: str, *, level: int = logging.INFO, **extra: object) -> None:
+        """Log what a guest or its front end can make happen without end."""
+        self.log.limited(what, text, level=level, burst=LIFE_LINES, extra=extra)
 
     def _adopt_mode(self) -> None:
         """Make the engine's mode the device's. From write-back to write-through, what has completed is flushed too."""
@@ -142,8 +149,7 @@ class Export:
             call=-1 if vring.call is None else vring.call,
             error=-1 if vring.error is None else vring.error,
         )
-        mode = "through" if self.binding.write_through else "back"
-        self.log.info("ring %d started: %d entries, write-%s", index, vring.size, mode)
+        self._tell("ring started", f"ring {index} started: {vring.size} entries, write-{self._mode()}")
 
     def stop_queue(self, index: int) -> int:
         base = self.queues[index].stop()
@@ -174,10 +180,10 @@ class Export:
         """Log what the data plane has to say: a line for each kind, however often it happened."""
         for event in self.binding.take_events():
             text = EVENT_TEXTS[event["kind"]].format(**event)
-            self.log.log(EVENT_LEVELS.get(event["kind"], logging.WARNING), "%s", text, extra={"event": event})
+            self._tell(event["kind"], text, level=EVENT_LEVELS.get(event["kind"], logging.WARNING), event=event)
 
     def front_end_left(self, seconds: float) -> None:
-        self.log.info("front end left after %.1f s; %s", seconds, summary(self.statistics()))
+        self._tell("left", f"front end left after {seconds:.1f} s; {summary(self.statistics())}")
 
     def statistics(self) -> dict[str, Any]:
         """Counters of all queues, as JSON can say them."""

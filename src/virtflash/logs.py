@@ -4,12 +4,34 @@ import json
 import logging
 import sys
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 LEVELS = ("debug", "info", "warning", "error")
-LIMIT_SECONDS = 1.0  # between two lines about the same thing
+LIMIT_SECONDS = 1.0  # between two lines about the same thing, once what may be said at once is said
+LIFE_LINES = 100  # at once about what a front end or a guest can do over and over (come and go, start and stop a ring)
 ROOT = "virtflash"
+
+
+@dataclass
+class Allowance:
+    """How much may be said of one thing: `lines` at the time `at` (monotonic, seconds), and one more each second."""
+
+    lines: float
+    at: float
+    held_back: int = 0
+
+    def take(self, burst: int) -> bool:
+        """Is a line left? Then it is taken."""
+        now = time.monotonic()
+        self.lines = min(burst, self.lines + (now - self.at) / LIMIT_SECONDS)
+        self.at = now
+        if self.lines < 1:
+            self.held_back += 1
+            return False
+        self.lines -= 1
+        return True
 
 
 class Log(logging.LoggerAdapter[logging.Logger]):
@@ -18,22 +40,31 @@ class Log(logging.LoggerAdapter[logging.Logger]):
     def __init__(self, subject: str = "") -> None:
         super().__init__(logging.getLogger(ROOT), {"subject": subject})
         self.subject = subject
-        self._limits: dict[str, tuple[float, int]] = {}  # what: when it was last said, and how often it was not since
+        self._allowances: dict[str, Allowance] = {}  # by what is spoken of: as few as there are kinds of lines
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         kwargs["extra"] = {**(self.extra or {}), **kwargs.get("extra", {})}
         return msg, kwargs
 
-    def limited(self, what: str, text: str, *, level: int = logging.WARNING) -> None:
-        """Say it, unless something about `what` was said within the last second; what was held back is counted."""
-        now = time.monotonic()
-        said, held_back = self._limits.get(what, (0.0, 0))
-        if now - said < LIMIT_SECONDS:
-            self._limits[what] = (said, held_back + 1)
+    def limited(
+        self,
+        what: str,
+        text: str,
+        *,
+        level: int = logging.WARNING,
+        burst: int = 1,
+        extra: Mapping[str, object] | None = None,
+    ) -> None:
+        """Say it, unless `burst` lines about `what` were said just now; what was held back is counted.
+
+        `what` is one of few words: one that a guest or a front end chooses would be remembered for ever.
+        """
+        allowance = self._allowances.setdefault(what, Allowance(burst, time.monotonic()))
+        if not allowance.take(burst):
             return
-        self._limits[what] = (now, 0)
-        more = f" (and {held_back} times since the last line about it)" if held_back else ""
-        self.log(level, "%s%s", text, more)
+        more = f" (and {allowance.held_back} times since the last line about it)" if allowance.held_back else ""
+        allowance.held_back = 0
+        self.log(level, "%s%s", text, more, extra=extra or {})
 
 
 class TextFormatter(logging.Formatter):

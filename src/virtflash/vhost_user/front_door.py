@@ -4,6 +4,7 @@ One front end is served at a time; another one waits in the socket's backlog unt
 misbehaves holds up nobody but those that wait for the same device.
 """
 
+import logging
 import os
 import selectors
 import socket
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from virtflash.logs import Log
+from virtflash.logs import LIFE_LINES, Log
 from virtflash.vhost_user.backend import Backend
 from virtflash.vhost_user.connection import Connection
 from virtflash.vhost_user.messages import ProtocolError
@@ -137,7 +138,9 @@ class FrontDoor:
         self._selector.unregister(self._listening)
         self._selector.register(self._connection, selectors.EVENT_READ, self._hear)
         pid, uid = self._connection.peer()
-        self._log.info("front end connected (process %d, user %d)", pid, uid)
+        self._log.limited(
+            "connected", f"front end connected (process {pid}, user {uid})", level=logging.INFO, burst=LIFE_LINES
+        )
 
     def _hear(self) -> None:
         """Take one message, obey it, answer."""
@@ -164,4 +167,5 @@ class FrontDoor:
         self._connection = self._session = None
         self._selector.register(self._listening, selectors.EVENT_READ, self._accept)
         self._log.debug("front end let go: %s", reason)
+        self._report()  # what this one did is said before the next one comes
         self._on_leave(time.monotonic() - self._since)

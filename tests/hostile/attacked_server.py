@@ -1,0 +1,120 @@
+"""A server that is attacked on one volume while a guest of another one is served: what holds after every attack."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from stamping_guest import PLACES, SECTORS, Bystander, stamp
+from watched_server import Vitals, WatchedServer, wait_until
+
+from virtflash.driver.blk import BlkDriver
+from virtflash.driver.front_end import FrontEnd
+
+IMAGE_BYTES = 16 << 20
+MEMORY_MARGIN_KIB = 3072  # by which the process may have grown: Python's own, and pages of a pool that was used
+PATIENCE_SECONDS = (
+    2.0  # longest round of the bystander: a starved one takes until the attack ends, and its own deadline
+)
+CHECKED = 1000  # sector at which the volume is tried after an attack
+
+
+class AttackedServer:
+    """The process, with `attacked` and `spare` volumes for attackers and one for the bystander."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        names = ("attacked", "bystander")
+        images = [directory / f"{name}.img" for name in names]
+        content = b"".join(stamp(0, place * SECTORS) for place in range(PLACES))
+        for image in images:
+            image.write_bytes(content)
+            os.truncate(image, IMAGE_BYTES)
+        self.read_only = "--read-only" in options
+        self.process = WatchedServer(directory, images, *options)
+        self.socket, self.image = self.process.sockets[0], images[0]
+        self.bystander: Bystander | None = None
+        self.baseline = Vitals(0, 0, 0)
+
+    @contextmanager
+    def running(self) -> Iterator["AttackedServer"]:
+        with self.process, ExitStack() as stack:
+            self.bystander = Bystander(self.process.sockets[1], read_only=self.read_only)
+            stack.callback(self.bystander.close)
+            for _ in range(2):  # what is made on first use is made before the first attack
+                self.use_volume()
+            wait_until(lambda: self.process.lines()[-1].find("front end left") >= 0, "the front end left")
+            self.baseline = self.process.vitals()
+            yield self
+
+    def use_volume(self) -> None:
+        """The attacked volume, by a new front end that behaves."""
+        content = os.urandom(4096)
+        with BlkDriver(self.socket) as driver:
+            if not self.read_only:
+                driver.write(CHECKED, content).check()
+                driver.discard(CHECKED + 64, 64).check()
+                assert driver.read(CHECKED, 4096).check().data == content
+            driver.read(0, 4096).check()
+            driver.flush().check()
+            driver.close()
+
+    def check_unharmed(self, since: int) -> None:
+        """All that must hold after an attack. `since`: the first line of the log that belongs to it."""
+        assert self.process.alive, f"the server died: {self.process.lines()[since:]}"
+        wait_until(self._settled, lambda: f"{self.process.vitals()} where it was {self.baseline}")
+        self.use_volume()
+        self.check_bystander()
+
+    def check_bystander(self) -> None:
+        assert self.bystander is not None
+        report = self.bystander.report()
+        assert report.error is None
+        assert report.rounds > 0
+        assert report.slowest < PATIENCE_SECONDS, "the guest of the other volume had to wait"
+
+    def _settled(self) -> bool:
+        now, before = self.process.vitals(), self.baseline
+        grown = now.memory_kib - before.memory_kib
+        return (now.descriptors, now.threads) == (before.descriptors, before.threads) and grown < MEMORY_MARGIN_KIB
+
+
+class Attack:
+    """One attack: the front ends that it makes, and what the server may say about it."""
+
+    def __init__(self, server: AttackedServer) -> None:
+        self.server = server
+        self.socket, self.image = server.socket, server.image
+        self.since = len(server.process.lines())
+        self._said: list[str] = []
+        self._may_say: list[str] = []
+        self._stack = ExitStack()
+
+    def driver(self, **options: Any) -> BlkDriver:
+        """A driver of the attacked volume; it hangs up when the attack is over."""
+        return self._stack.enter_context(BlkDriver(self.socket, **options))
+
+    def front_end(self, **options: Any) -> FrontEnd:
+        return self._stack.enter_context(FrontEnd(self.socket, **options))
+
+    def says(self, pattern: str) -> None:
+        """One line of warning or error must match, and only one."""
+        self._said.append(pattern)
+
+    def may_say(self, pattern: str) -> None:
+        """Such lines may be there: those that are held back when they come too often."""
+        self._may_say.append(pattern)
+
+    def over(self) -> None:
+        """Hang up, and see that nothing is worse than before."""
+        self._stack.close()
+        self.server.check_unharmed(self.since)
+        self.check_log()
+
+    def check_log(self) -> None:
+        lines = self.server.process.loud_lines(self.since)
+        for pattern in self._said:
+            assert sum(bool(re.search(pattern, line)) for line in lines) == 1, f"{pattern!r} once in {lines}"
+        known = self._said + self._may_say
+        assert not [line for line in lines if not any(re.search(pattern, line) for pattern in known)]

@@ -1,0 +1,21 @@
+"""Every attack goes through a front end to the running program, which serves a second volume all the while."""
+
+from collections.abc import Iterator
+
+import pytest
+from attacked_server import Attack, AttackedServer
+
+
+@pytest.fixture(scope="module", params=[()], ids=[""])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedServer]:
+    """With the command line's options as parameter; one for each module."""
+    with AttackedServer(tmp_path_factory.mktemp("attacked"), *request.param).running() as attacked:
+        yield attacked
+
+
+@pytest.fixture
+def attack(server: AttackedServer) -> Iterator[Attack]:
+    """An attack, after which all must be as it was."""
+    made = Attack(server)
+    yield made
+    made.over()
