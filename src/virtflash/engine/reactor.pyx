@@ -711,11 +711,7 @@ cdef class Queue:
 
     cdef _prepare(self, uint32_t size, uint16_t base, uint64_t features, Command *command):
         cdef QueueState *state = self.state
-        if self.pool_size != size:
-            self._free_slots()
-            state.slots = <Slot *>lazy_memory(size * sizeof(Slot))
-            state.iov_pool = <iovec *>lazy_memory(<size_t>size * IOV_LIMIT * sizeof(iovec))
-            self.pool_size = size
+        self._take_slots(size)
         state.broken = state.dirty = False
         state.stop_command = NULL
         state.ring.size = size
@@ -748,6 +744,7 @@ cdef class Queue:
         self.running = False
         self.holds.clear()
         self._close_descriptors()
+        self._free_slots()  # a guest may have made it touch all of it: 17 MiB for the largest ring
         return self.state.ring.next_available
 
     def set_memory(self, MemoryTable table):
@@ -809,6 +806,12 @@ cdef class Queue:
     def _latency(self, int which):
         cdef uint64_t *counts = self.state.statistics.latency[which]
         return {"bounds_ns": LATENCY_BOUNDS, "counts": [load_relaxed_u64(&counts[i]) for i in range(LATENCY_BUCKETS)]}
+
+    cdef _take_slots(self, uint32_t size):
+        self._free_slots()  # of a start that failed
+        self.state.slots = <Slot *>lazy_memory(size * sizeof(Slot))
+        self.state.iov_pool = <iovec *>lazy_memory(<size_t>size * IOV_LIMIT * sizeof(iovec))
+        self.pool_size = size
 
     cdef _free_slots(self):
         if self.pool_size:
