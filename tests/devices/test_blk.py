@@ -126,6 +126,19 @@ def test_only_writeback_may_be_written(offset: int, data: bytes, allowed: bool) 
         assert made.read_config() == before
 
 
+@pytest.mark.parametrize("length", [CONFIG_WRITEBACK_OFFSET + 1, 60, 96])
+def test_a_front_end_may_write_all_of_the_space_with_only_writeback_changed(length: int) -> None:
+    made = device()
+    made.negotiate(ALWAYS, reply_ack=True)
+    space = bytearray(made.read_config()[:length])
+    space[CONFIG_WRITEBACK_OFFSET] = 0
+    made.write_config(0, bytes(space))
+    assert made.write_through
+    space[0] ^= 1
+    with pytest.raises(ConfigError):
+        made.write_config(0, bytes(space))
+
+
 def test_a_driver_that_did_not_negotiate_config_wce_cannot_write_it() -> None:
     made = device()
     made.negotiate(RingFeature.VERSION_1 | BlkFeature.FLUSH, reply_ack=True)

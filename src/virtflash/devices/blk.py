@@ -86,18 +86,27 @@ class BlkDevice:
 
     def write_config(self, offset: int, data: bytes) -> None:
         """ConfigError: only `writeback` may be written, with 0 or 1, where CONFIG_WCE is offered (§5.2.5)."""
-        if offset != CONFIG_WRITEBACK_OFFSET or len(data) != 1:
-            raise ConfigError(
-                f"{len(data)} bytes at {offset} of the configuration space: only writeback may be written"
-            )
-        if data[0] > WRITE_BACK:
-            raise ConfigError(f"writeback set to {data[0]}: it is 0 or 1")
+        writeback = self._writeback_in(offset, data)
+        if writeback > WRITE_BACK:
+            raise ConfigError(f"writeback set to {writeback}: it is 0 or 1")
         if not self.features & BlkFeature.CONFIG_WCE or (
             self._negotiated and not self._negotiated & BlkFeature.CONFIG_WCE
         ):
             raise ConfigError("writeback was written without CONFIG_WCE")
-        self._config.writeback = data[0]
+        self._config.writeback = writeback
         self._set_by_driver = True
+
+    def _writeback_in(self, offset: int, data: bytes) -> int:
+        """What a write makes of `writeback`. ConfigError: it is a write to something else."""
+        if offset == CONFIG_WRITEBACK_OFFSET and len(data) == 1:
+            return data[0]
+        # A front end that knows nothing of the device (QEMU's vhost-user-device) writes all that it has read before.
+        if offset == 0 and len(data) > CONFIG_WRITEBACK_OFFSET:
+            unchanged = bytearray(self.read_config()[: len(data)])
+            unchanged[CONFIG_WRITEBACK_OFFSET] = data[CONFIG_WRITEBACK_OFFSET]
+            if unchanged == data:
+                return data[CONFIG_WRITEBACK_OFFSET]
+        raise ConfigError(f"{len(data)} bytes at {offset} of the configuration space: only writeback may be written")
 
 
 def offered_features(backing: Backing, options: BlkOptions) -> int:
