@@ -183,6 +183,7 @@ class Export:
             self._tell(event["kind"], text, level=EVENT_LEVELS.get(event["kind"], logging.WARNING), event=event)
 
     def front_end_left(self, seconds: float) -> None:
+        self.device.front_end_left()
         self._tell("left", f"front end left after {seconds:.1f} s; {summary(self.statistics())}")
 
     def statistics(self) -> dict[str, Any]:

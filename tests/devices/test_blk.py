@@ -146,12 +146,34 @@ def test_a_driver_that_did_not_negotiate_config_wce_cannot_write_it() -> None:
         made.write_config(CONFIG_WRITEBACK_OFFSET, b"\0")
 
 
-def test_what_a_driver_set_is_forgotten_with_it() -> None:
+def test_after_a_reset_writeback_is_1_but_what_a_driver_asked_for_is_stronger() -> None:
+    """The front end may show the next driver a 0 that it remembers from the last one."""
     made = device()
-    made.write_config(CONFIG_WRITEBACK_OFFSET, b"\0")
     made.negotiate(ALWAYS, reply_ack=True)
-    assert made.write_through
+    made.write_config(CONFIG_WRITEBACK_OFFSET, b"\0")
     made.reset()
+    made.negotiate(ALWAYS, reply_ack=True)
+    assert made.read_config()[CONFIG_WRITEBACK_OFFSET] == 1
+    assert made.write_through
+    made.write_config(CONFIG_WRITEBACK_OFFSET, b"\1")
+    assert not made.write_through
+
+
+def test_what_a_driver_asked_for_is_forgotten_with_its_front_end() -> None:
+    made = device()
+    made.negotiate(ALWAYS, reply_ack=True)
+    made.write_config(CONFIG_WRITEBACK_OFFSET, b"\0")
+    made.front_end_left()
+    made.negotiate(ALWAYS, reply_ack=True)
+    assert not made.write_through
+
+
+def test_a_driver_without_config_wce_leaves_writeback_for_the_next_one() -> None:
+    """Firmware often is such a driver; a front end may show the next one the field before it brings its features."""
+    made = device()
+    made.negotiate(RingFeature.VERSION_1, reply_ack=True)
+    assert made.write_through
+    assert made.read_config()[CONFIG_WRITEBACK_OFFSET] == 1
     made.negotiate(ALWAYS, reply_ack=True)
     assert not made.write_through
 

@@ -9,13 +9,13 @@ from virtflash.virtio.ring_features import RingFeature
 FLUSH, WCE, MODERN = BlkFeature.FLUSH, BlkFeature.CONFIG_WCE, RingFeature.VERSION_1
 
 TABLE = [  # features, `writeback` before, written by the driver before?, `writeback` after, write-through?
-    # Neither: condition 1
-    (MODERN, WRITE_BACK, False, WRITE_THROUGH, True),
-    (0, WRITE_BACK, False, WRITE_THROUGH, True),
+    # Neither: condition 1. Without CONFIG_WCE the field is not the driver's, and stays as it is
+    (MODERN, WRITE_BACK, False, WRITE_BACK, True),
+    (0, WRITE_BACK, False, WRITE_BACK, True),
     # FLUSH alone: condition 3
     (MODERN | FLUSH, WRITE_BACK, False, WRITE_BACK, False),
-    (MODERN | FLUSH, WRITE_THROUGH, False, WRITE_BACK, False),
-    (FLUSH, WRITE_THROUGH, True, WRITE_BACK, False),
+    (MODERN | FLUSH, WRITE_THROUGH, True, WRITE_THROUGH, False),
+    (FLUSH, WRITE_THROUGH, True, WRITE_THROUGH, False),
     # CONFIG_WCE alone: `writeback` begins at 0 (§5.2.5.2)
     (MODERN | WCE, WRITE_BACK, False, WRITE_THROUGH, True),
     # Both: it begins at 1

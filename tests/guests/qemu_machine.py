@@ -34,7 +34,13 @@ class QemuMachine(ConsoleProcess):
     """The console is the first serial port. `device`: the front end, as QEMU's -device has it, without the chardev."""
 
     def __init__(
-        self, socket: Path | str, device: str, options: Sequence[str] = (), *, program: Sequence[str] = (QEMU,)
+        self,
+        socket: Path | str,
+        device: str,
+        options: Sequence[str] = (),
+        *,
+        program: Sequence[str] = (QEMU,),
+        may_restart: bool = False,
     ) -> None:
         super().__init__([
             *program,
@@ -44,7 +50,8 @@ class QemuMachine(ConsoleProcess):
             "-object", f"memory-backend-memfd,id=mem,size={MEMORY},share=on",
             "-chardev", f"socket,id=disk,path={socket}",
             "-device", f"{device},chardev=disk",
-            "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio",
+            "-nodefaults", "-display", "none", "-serial", "stdio",
+            *([] if may_restart else ["-no-reboot"]),
             *options,
         ])  # fmt: skip
 

@@ -19,10 +19,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 def run_linux(
-    server: ServerProcess, device: str, script: str, kernel: Path, directory: Path, options: Sequence[str] = ()
+    server: ServerProcess,
+    device: str,
+    script: str,
+    kernel: Path,
+    directory: Path,
+    options: Sequence[str] = (),
+    *,
+    may_restart: bool = False,
 ) -> dict[str, str]:
     initramfs = make_initramfs(kernel / "modules", script, directory)
-    with LinuxMachine(server.socket, device, [*linux_options(kernel / "vmlinuz", initramfs), *options]) as machine:
+    words = [*linux_options(kernel / "vmlinuz", initramfs), *options]
+    with LinuxMachine(server.socket, device, words, may_restart=may_restart) as machine:
         return machine.run(SECONDS)
 
 
@@ -72,3 +80,29 @@ def test_each_processor_of_a_guest_has_its_queue(serve: Serve, guest_kernel: Pat
     assert reports["queues"] == "2"
     for queue in volume_statistics(server)["queues"]:
         assert queue["bytes_read"] >= 8 * MEBIBYTE
+
+
+RESTART = """
+if [ "$(dd if=/dev/vda bs=1 count=1)" = R ]; then
+    report mode "$(cat /sys/block/vda/cache_type)"
+else
+    echo "write through" >/sys/block/vda/cache_type
+    printf R | dd of=/dev/vda
+    echo b >/proc/sysrq-trigger
+    exec tail -f /dev/null
+fi
+"""
+
+
+def test_what_a_guest_holds_for_write_through_is_that_after_its_restart(
+    serve: Serve, guest_kernel: Path, tmp_path: Path
+) -> None:
+    """QEMU shows the guest its own copy of `writeback`, in which the 0 of the guest's last life is still there.
+
+    The firmware in between negotiates other features, and another reset comes with them.
+    """
+    server = serve()
+    mode = run_linux(server, MODERN, RESTART, guest_kernel, tmp_path, may_restart=True)["mode"]
+    started = [line for line in server.log.read_text().splitlines() if "ring 0 started" in line]
+    assert len(started) == 4  # firmware and Linux, twice
+    assert mode == "write back" or started[-1].endswith("write-through")

@@ -56,11 +56,17 @@ class BlkDevice:
         self._negotiated = 0
         self._reply_ack = False
         self._set_by_driver = False
+        self._asked_for = WRITE_BACK
 
     @property
     def write_through(self) -> bool:
-        """Must writes be stable when they complete? (§5.2.6.2)"""
-        return is_write_through(self._negotiated, self._config.writeback, reply_ack=self._reply_ack)
+        """Must writes be stable when they complete? (§5.2.6.2)
+
+        QEMU keeps a copy of what a driver wrote to `writeback` over resets of the guest and shows it to the next driver
+        as if we had begun with it. So a 0 holds until the front end writes a 1 or leaves, whatever we begin with.
+        """
+        choice = self._config.writeback & self._asked_for
+        return is_write_through(self._negotiated, choice, reply_ack=self._reply_ack)
 
     @property
     def capacity_sectors(self) -> int:
@@ -68,6 +74,11 @@ class BlkDevice:
 
     def grow(self, capacity_sectors: int) -> None:
         self._config.capacity = capacity_sectors
+
+    def front_end_left(self) -> None:
+        """The next one begins with what it reads."""
+        self.reset()
+        self._asked_for = WRITE_BACK
 
     def reset(self) -> None:
         """As before any driver came."""
@@ -93,7 +104,7 @@ class BlkDevice:
             self._negotiated and not self._negotiated & BlkFeature.CONFIG_WCE
         ):
             raise ConfigError("writeback was written without CONFIG_WCE")
-        self._config.writeback = writeback
+        self._config.writeback = self._asked_for = writeback
         self._set_by_driver = True
 
     def _writeback_in(self, offset: int, data: bytes) -> int:

@@ -19,7 +19,7 @@ def negotiated_writeback(features: int, current: int, *, set_by_driver: bool) ->
     bring us the features after that, and then the driver's word stands.
     """
     if not features & BlkFeature.CONFIG_WCE:
-        return WRITE_BACK if features & BlkFeature.FLUSH else WRITE_THROUGH
+        return current  # not this driver's; a front end may show it to the next one before it brings us its features
     if set_by_driver or not features & RingFeature.VERSION_1:
         return current  # §5.2.5.3: for a legacy driver feature bits do not touch it
     return WRITE_BACK if features & BlkFeature.FLUSH else WRITE_THROUGH  # §5.2.5.2
