@@ -173,7 +173,7 @@ cdef inline void finish_io(ReactorState *reactor, Slot *slot, int32_t result) no
 cdef inline void publish_queue(QueueState *queue) noexcept nogil:
     cdef uint16_t fresh = ring_publish(&queue.ring)
     queue.dirty = False
-    if ring_wants_interrupt(&queue.ring, fresh):
+    if ring_wants_interrupt(&queue.ring, fresh) and queue.call_fd >= 0:
         count_u64(&queue.statistics.interrupts, 1)
         signal_descriptor(queue.call_fd)
         fresh -= 1

@@ -37,7 +37,7 @@ from virtflash.engine.atomics cimport (
 )
 from virtflash.engine.blocking_io cimport sync_file
 from virtflash.engine.bounce cimport bounce_unmake
-from virtflash.engine.completion cimport raise_event, signal_descriptor
+from virtflash.engine.completion cimport raise_event
 from virtflash.engine.mailbox cimport mailbox_ask, mailbox_init
 from virtflash.engine.memory_table cimport ring_part
 from virtflash.engine.reactor_loop cimport serve
@@ -576,8 +576,16 @@ cdef class Reactor:
 def check_wake_descriptor(fd, role):
     """Refuse what cannot wake anybody: only eventfds, pipes and sockets can. ValueError."""
     mode = os.fstat(fd).st_mode
-    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_IFMT(mode) == 0):
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or (stat.S_IFMT(mode) == 0 and is_eventfd(fd))):
         raise ValueError(f"the {role} descriptor is no eventfd, pipe or socket")
+
+
+def is_eventfd(fd):
+    """Other descriptors without a file may do things when they are read (a signalfd takes signals of this process)."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"
+    except OSError:
+        return True  # without /proc nobody can tell
 
 
 cdef int duplicate(int fd) except -2:
@@ -591,13 +599,32 @@ cdef int duplicate(int fd) except -2:
 
 
 cdef int duplicate_writable(int fd, role) except -2:
-    """A descriptor to signal through: one that blocks would stop every volume of the reactor."""
+    """A descriptor to signal through without ever blocking, which would stop every volume of the reactor.
+
+    A pipe is opened anew, with flags of its own. Of an eventfd the front end shares the flags, but there is no other
+    way: no system call writes to one without waiting unless it is non-blocking. It is that already with nearly all
+    front ends, and QEMU's back ends make it so as well.
+    """
     if fd < 0:
         return -1
     check_wake_descriptor(fd, role)
-    copy = duplicate(fd)
-    fcntl(copy, F_SETFL, fcntl(copy, F_GETFL) | O_NONBLOCK)
+    copy = reopen_pipe(fd, os.O_WRONLY)
+    if copy < 0:
+        copy = duplicate(fd)
+        flags = fcntl(copy, F_GETFL)
+        if not flags & O_NONBLOCK:
+            fcntl(copy, F_SETFL, <int>flags | O_NONBLOCK)
     return copy
+
+
+def reopen_pipe(fd, direction):
+    """A non-blocking descriptor of a pipe whose flags nobody shares, or -1: it is no pipe, or that is not allowed."""
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return -1
+    try:
+        return os.open(f"/proc/self/fd/{fd}", direction | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return -1
 
 
 cdef void *lazy_memory(size_t size) except NULL:
@@ -692,7 +719,6 @@ cdef class Queue:
         command.queue = self.state
         self.reactor._ask(&command)
         self.running = True
-        signal_descriptor(self.state.call_fd)  # something may have been used before this front end could be told
 
     cdef _lay_ring(self, MemoryTable table, uint32_t size, uint64_t descriptors, uint64_t available, uint64_t used,
                    Command *command):
@@ -723,7 +749,9 @@ cdef class Queue:
         state.ring.event_idx = (features & RING_F_EVENT_IDX) != 0
 
     cdef _take_descriptors(self, int kick, int call, int error):
-        self.state.kick_fd = duplicate(kick)
+        self.state.kick_fd = reopen_pipe(kick, os.O_RDONLY)
+        if self.state.kick_fd < 0:
+            self.state.kick_fd = duplicate(kick)
         self.state.call_fd = duplicate_writable(call, "call")
         self.state.error_fd = duplicate_writable(error, "error")
 

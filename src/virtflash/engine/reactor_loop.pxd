@@ -51,7 +51,7 @@ from virtflash.engine.wake_sources cimport (
     TAG_SLOT,
     arm_all,
     cancel_kick,
-    kicked,
+    kick_completed,
     poll_all,
 )
 from virtflash.engine.worker_pool cimport pool_collect
@@ -78,6 +78,7 @@ cdef inline void start_queue(ReactorState *reactor, QueueState *queue) noexcept 
     reactor.queues[reactor.queue_count] = queue
     reactor.queue_count += 1
     ring_begin(&queue.ring)
+    signal_descriptor(queue.call_fd)  # something may have been used before this front end could be told
 
 
 cdef inline void obey(ReactorState *reactor, Command *command) noexcept nogil:
@@ -115,6 +116,7 @@ cdef inline void remove_queue(ReactorState *reactor, uint32_t position) noexcept
     reactor.queue_count -= 1
     reactor.queues[position] = reactor.queues[reactor.queue_count]
     release_queue_files(reactor, queue)
+    ring_allow_kicks(&queue.ring)  # who serves it next may wait for one
     queue.stop_command = NULL
     reactor.stopping_count -= 1
     mailbox_done(command)
@@ -170,7 +172,7 @@ cdef inline void on_completion(ReactorState *reactor, uint64_t data, int32_t res
     if tag == TAG_SLOT:
         finish_io(reactor, <Slot *>data, result)
     elif tag == TAG_KICK:
-        kicked(<QueueState *><uintptr_t>(data & ~<uint64_t>TAG_MASK), result)
+        kick_completed(<QueueState *><uintptr_t>(data & ~<uint64_t>TAG_MASK), result)
     elif tag == TAG_MAILBOX:
         reactor.mailbox_armed = False
     elif tag == TAG_POOL:
@@ -251,8 +253,7 @@ cdef inline void sleep(ReactorState *reactor, pollfd *fds) noexcept nogil:
         if reactor.io_path == IO_THREADS:
             poll_all(reactor, fds)
         else:
-            arm_all(reactor)
-            io_uring_submit_and_wait(&reactor.ring, 1)
+            io_uring_submit_and_wait(&reactor.ring, arm_all(reactor))
         count_u64(&reactor.wakeups, 1)
     learn_from_sleep(reactor, monotonic_ns() - began_ns)
     forbid_all_kicks(reactor)

@@ -181,7 +181,7 @@ cdef struct QueueState:
     bint broken  # shared: it stopped itself
     bint dirty  # used elements wait to be published
     bint kick_armed  # a read of the kick descriptor is with the kernel
-    bint kick_by_poll  # its kind has to be polled before it is read
+    bint kick_by_poll  # the kernel does not wait in a read of it: it is polled, then read
     bint kick_cancelled
     bint kick_lost
     uint32_t in_flight

@@ -118,6 +118,7 @@ cdef extern from *:
         EIO
         ENOMEM
         ENOSPC
+        ENOTSOCK
         EOPNOTSUPP
         EFD_CLOEXEC
         EFD_NONBLOCK
@@ -127,8 +128,12 @@ cdef extern from *:
         F_DUPFD_CLOEXEC
         F_GETFL
         F_SETFL
+        MSG_DONTWAIT
         O_NONBLOCK
+        POLLERR
+        POLLHUP
         POLLIN
+        POLLNVAL
         PR_SET_NAME
         RWF_DSYNC
         RWF_NOWAIT
@@ -149,5 +154,6 @@ cdef extern from *:
     ssize_t pread(int fd, void *buffer, size_t length, off_t offset) nogil
     ssize_t pwrite(int fd, const void *buffer, size_t length, off_t offset) nogil
     ssize_t read(int fd, void *buffer, size_t length) nogil
+    ssize_t recv(int fd, void *buffer, size_t length, int flags) nogil
     ssize_t write(int fd, const void *buffer, size_t length) nogil
     int close(int fd) nogil

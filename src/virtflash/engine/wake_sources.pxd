@@ -1,7 +1,8 @@
 """What wakes a sleeping reactor: kicks, its mailbox, its workers.
 
-With io_uring each is a read that waits in the kernel; without it, one `poll`. A kick descriptor is whatever the front
-end sent (an eventfd, UML's pipe, a socket), so nothing is assumed of it but that it can be read.
+With io_uring each is a read that waits in the kernel, also for most descriptors that are non-blocking; where the kernel
+says EAGAIN instead, a poll waits and a read that does not follows. Without io_uring, one `poll`. A kick descriptor is
+whatever the front end sent (an eventfd, a pipe, a socket) and still holds: it may change its flags and read it too.
 """
 
 from libc.errno cimport errno
@@ -16,13 +17,19 @@ from virtflash.engine.system cimport (
     EAGAIN,
     ECANCELED,
     EINTR,
+    ENOTSOCK,
     EOPNOTSUPP,
+    MSG_DONTWAIT,
+    POLLERR,
+    POLLHUP,
     POLLIN,
+    POLLNVAL,
     RWF_NOWAIT,
     poll,
     pollfd,
     preadv2,
     read,
+    recv,
 )
 from virtflash.engine.uring cimport (
     io_uring_prep_cancel,
@@ -63,14 +70,15 @@ cdef inline bint arm_poll(ReactorState *reactor, int fd, void *data) noexcept no
     return True
 
 
-cdef inline void arm_kick(ReactorState *reactor, QueueState *queue) noexcept nogil:
+cdef inline bint arm_kick(ReactorState *reactor, QueueState *queue) noexcept nogil:
     cdef void *data = <void *>(<uintptr_t>queue | TAG_KICK)
-    if queue.kick_armed or queue.kick_lost or queue.broken or queue.kick_fd < 0:
-        return
+    if queue.kick_armed or queue.kick_lost or queue.broken or queue.stop_command != NULL:
+        return True
     if queue.kick_by_poll:
         queue.kick_armed = arm_poll(reactor, queue.kick_fd, data)
     else:
         queue.kick_armed = arm_read(reactor, queue.kick_fd, queue.kick_bytes, sizeof(queue.kick_bytes), data)
+    return queue.kick_armed
 
 
 cdef inline void cancel_kick(ReactorState *reactor, QueueState *queue) noexcept nogil:
@@ -88,12 +96,9 @@ cdef inline void cancel_kick(ReactorState *reactor, QueueState *queue) noexcept 
 
 
 cdef inline void kicked(QueueState *queue, int32_t result) noexcept nogil:
-    """A read (or poll) of the kick descriptor ended."""
-    queue.kick_armed = False
-    queue.kick_cancelled = False
+    """A read of the kick descriptor ended."""
     if result > 0:
         count_u64(&queue.statistics.kicks, 1)
-        queue.kick_by_poll = False
     elif result == -EAGAIN:
         queue.kick_by_poll = True  # non-blocking, on a kernel that does not wait for such files
     elif result != -ECANCELED and result != -EINTR:
@@ -101,11 +106,44 @@ cdef inline void kicked(QueueState *queue, int32_t result) noexcept nogil:
         raise_event(queue.binding, EVENT_KICK_LOST, queue.index, -result)
 
 
-cdef inline void arm_all(ReactorState *reactor) noexcept nogil:
+cdef inline int32_t read_without_waiting(int fd, void *into, size_t length) noexcept nogil:
+    """Bytes or -errno. What was announced may be gone: somebody else has the same descriptor."""
+    cdef iovec iov
+    cdef ssize_t result
+    iov.iov_base = into
+    iov.iov_len = length
+    result = preadv2(fd, &iov, 1, -1, RWF_NOWAIT)
+    if result < 0 and errno == EOPNOTSUPP:  # before Linux 6.5 sockets, and before 6.4 pipes, which are non-blocking
+        result = recv(fd, into, length, MSG_DONTWAIT)
+        if result < 0 and errno == ENOTSOCK:
+            result = read(fd, into, length)
+    return <int32_t>result if result >= 0 else -errno
+
+
+cdef inline void polled(QueueState *queue, int events) noexcept nogil:
+    """A poll of the kick descriptor ended; `events` as poll(2) gives them. Take the kick, so that pipes never fill."""
+    cdef int32_t result = read_without_waiting(queue.kick_fd, queue.kick_bytes, sizeof(queue.kick_bytes))
+    if result == -EAGAIN and events & (POLLERR | POLLHUP | POLLNVAL):
+        result = 0  # it would be announced again at once, for ever
+    kicked(queue, result)
+
+
+cdef inline void kick_completed(QueueState *queue, int32_t result) noexcept nogil:
+    """What io_uring waited for happened."""
+    queue.kick_armed = False
+    queue.kick_cancelled = False
+    if queue.kick_by_poll and result > 0:
+        polled(queue, result)
+    else:
+        kicked(queue, result)
+
+
+cdef inline bint arm_all(ReactorState *reactor) noexcept nogil:
+    """False: the kernel does not take something now that would have to wake us."""
+    cdef bint armed = True
     cdef uint32_t i
     for i in range(reactor.queue_count):
-        if reactor.queues[i].stop_command == NULL:
-            arm_kick(reactor, reactor.queues[i])
+        armed = arm_kick(reactor, reactor.queues[i]) and armed
     if not reactor.mailbox_armed:
         reactor.mailbox_armed = arm_read(
             reactor, reactor.mailbox.event_fd, &reactor.mailbox_count, sizeof(uint64_t), <void *>TAG_MAILBOX
@@ -114,18 +152,7 @@ cdef inline void arm_all(ReactorState *reactor) noexcept nogil:
         reactor.pool_armed = arm_read(
             reactor, reactor.pool.event_fd, &reactor.pool_count, sizeof(uint64_t), <void *>TAG_POOL
         )
-
-
-cdef inline void read_kick(QueueState *queue) noexcept nogil:
-    """Without io_uring: take the kick that `poll` announced, without waiting for one that somebody else took."""
-    cdef iovec into
-    cdef ssize_t result
-    into.iov_base = queue.kick_bytes
-    into.iov_len = sizeof(queue.kick_bytes)
-    result = preadv2(queue.kick_fd, &into, 1, -1, RWF_NOWAIT)
-    if result < 0 and errno == EOPNOTSUPP:
-        result = read(queue.kick_fd, queue.kick_bytes, sizeof(queue.kick_bytes))
-    kicked(queue, <int32_t>result if result >= 0 else -errno)
+    return armed and reactor.mailbox_armed and reactor.pool_armed
 
 
 cdef inline void poll_all(ReactorState *reactor, pollfd *fds) noexcept nogil:
@@ -142,7 +169,7 @@ cdef inline void poll_all(ReactorState *reactor, pollfd *fds) noexcept nogil:
         return
     for i in range(reactor.queue_count):
         if fds[i].revents:
-            read_kick(reactor.queues[i])
+            polled(reactor.queues[i], fds[i].revents)
     for i in range(reactor.queue_count, reactor.queue_count + 2):
         if fds[i].revents:
             read(fds[i].fd, &count, sizeof(count))
