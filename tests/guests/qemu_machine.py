@@ -12,6 +12,7 @@ from virtflash.demo.uml_guest import INIT, REPORT_PREFIX
 MEMORY = "256M"
 QEMU = "qemu-system-x86_64"
 BUSYBOX = "busybox"
+CONSOLE = ("-accel", "tcg", "-nodefaults", "-display", "none", "-serial", "stdio")
 MODERN = "vhost-user-blk-pci,disable-legacy=on"
 TRANSITIONAL = "vhost-user-blk-pci-transitional"
 LEGACY = "vhost-user-blk-pci,disable-modern=on,disable-legacy=off"
@@ -30,33 +31,29 @@ exec /guest_init.sh
 """
 
 
-class QemuMachine(ConsoleProcess):
-    """The console is the first serial port. `device`: the front end, as QEMU's -device has it, without the chardev."""
-
-    def __init__(
-        self,
-        socket: Path | str,
-        device: str,
-        options: Sequence[str] = (),
-        *,
-        program: Sequence[str] = (QEMU,),
-        may_restart: bool = False,
-    ) -> None:
-        super().__init__([
-            *program,
-            "-accel", "tcg",
-            "-machine", "q35,memory-backend=mem",
-            "-m", MEMORY,
-            "-object", f"memory-backend-memfd,id=mem,size={MEMORY},share=on",
-            "-chardev", f"socket,id=disk,path={socket}",
-            "-device", f"{device},chardev=disk",
-            "-nodefaults", "-display", "none", "-serial", "stdio",
-            *([] if may_restart else ["-no-reboot"]),
-            *options,
-        ])  # fmt: skip
+def qemu_command(
+    socket: Path | str,
+    device: str,
+    options: Sequence[str] = (),
+    *,
+    program: Sequence[str] = (QEMU,),
+    may_restart: bool = False,
+) -> list[str]:
+    """`device`: the front end, as QEMU's -device has it, without the chardev. The console is the first serial port."""
+    return [
+        *program,
+        "-machine", "q35,memory-backend=mem",
+        "-m", MEMORY,
+        "-object", f"memory-backend-memfd,id=mem,size={MEMORY},share=on",
+        "-chardev", f"socket,id=disk,path={socket}",
+        "-device", f"{device},chardev=disk",
+        *CONSOLE,
+        *([] if may_restart else ["-no-reboot"]),
+        *options,
+    ]  # fmt: skip
 
 
-class LinuxMachine(QemuMachine):
+class LinuxConsole(ConsoleProcess):
     """Debian's stock kernel with busybox, booted with linux_options()."""
 
     def run(self, seconds: float) -> dict[str, str]:

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from qemu_machine import LEGACY, MODERN, TRANSITIONAL, QemuMachine
+from console_process import ConsoleProcess
+from qemu_machine import LEGACY, MODERN, TRANSITIONAL, qemu_command
 from requirements import require, unavailable
 from served import Serve, image_bytes, requests, volume_statistics, write_image
 
@@ -31,7 +32,8 @@ def boot_sector(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def sum_of_words(data: bytes) -> int:
-    return sum(struct.unpack(f"<{len(data) // 2}H", data)) & 0xFFFF
+    words: tuple[int, ...] = struct.unpack(f"<{len(data) // 2}H", data)
+    return sum(words) & 0xFFFF
 
 
 @pytest.mark.parametrize("device", [MODERN, TRANSITIONAL, LEGACY], ids=["modern", "transitional", "legacy"])
@@ -42,7 +44,7 @@ def test_seabios_boots_twice(device: str, serve: Serve, boot_sector: bytes) -> N
     text = b"\0It is mine\0"  # a count of 0 before it
     write_image(server.image, 0, boot_sector + text + os.urandom(BIOS_READ_SECTORS * SECTOR - len(text)))
     for boot in (1, 2):
-        with QemuMachine(server.socket, device) as machine:
+        with ConsoleProcess(qemu_command(server.socket, device)) as machine:
             machine.wait_for("It is mine", BIOS_SECONDS)  # said when all is read and written
             data = image_bytes(server.image, SECTOR, BIOS_READ_SECTORS * SECTOR)
             machine.wait_for(f"It is mine {boot} {sum_of_words(data):04x}\n", BIOS_SECONDS)
@@ -116,7 +118,7 @@ def test_ovmf_boots_twice(device: str, serve: Serve, efi_disk: bytes, tmp_path: 
     server = serve(size=len(efi_disk))
     write_image(server.image, 0, efi_disk)
     for boot in (1, 2):
-        with QemuMachine(server.socket, f"{device},bootindex=0", ovmf_options(tmp_path)) as machine:
+        with ConsoleProcess(qemu_command(server.socket, f"{device},bootindex=0", ovmf_options(tmp_path))) as machine:
             machine.wait_for(f"booted: {'I' * boot}.", OVMF_SECONDS)
             machine.wait_for("read by the boot loader", OVMF_SECONDS)
     volume = volume_statistics(server)

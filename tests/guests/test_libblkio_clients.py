@@ -11,7 +11,7 @@ from tempfile import mkdtemp
 import block_exercise
 import pytest
 from block_exercise import MEBIBYTE, SLACK_BYTES, has_feature
-from qemu_machine import MODERN, QEMU, LinuxMachine, linux_options, make_initramfs
+from qemu_machine import MODERN, QEMU, LinuxConsole, linux_options, make_initramfs, qemu_command
 from served import Serve, image_bytes, requests, volume_statistics
 
 from virtflash.demo.server_process import ServerProcess
@@ -120,7 +120,7 @@ def test_a_guest_of_the_newest_qemu(device: str, serve_in_tree: Serve, tree: Tre
     kernel = Path(shutil.copy(guest_kernel / "vmlinuz", tree.directory))
     options = linux_options(tree.inside(kernel), tree.inside(initramfs))
     program = ("chroot", str(tree.root), QEMU)
-    with LinuxMachine(tree.inside(server.socket), device, options, program=program) as machine:
+    with LinuxConsole(qemu_command(tree.inside(server.socket), device, options, program=program)) as machine:
         reports = machine.run(SECONDS)
     assert has_feature(reports, RingFeature.VERSION_1)
     block_exercise.check(server, data, reports)

@@ -1,12 +1,22 @@
 """Debian's stock kernel in QEMU 7.2: a modern, a transitional and a legacy device."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import block_exercise
 import pytest
 from block_exercise import MEBIBYTE, SLACK_BYTES, has_feature
-from qemu_machine import LEGACY, MODERN, TRANSITIONAL, LinuxMachine, linux_options, make_initramfs
+from qemu_machine import (
+    CONSOLE,
+    LEGACY,
+    MODERN,
+    TRANSITIONAL,
+    LinuxConsole,
+    linux_options,
+    make_initramfs,
+    qemu_command,
+)
 from served import Serve, requests, volume_statistics
 from uml_machine import FILE_BYTES, FIND_AND_TRIM, MAKE_FILE_SYSTEM, run_uml
 
@@ -30,7 +40,7 @@ def run_linux(
 ) -> dict[str, str]:
     initramfs = make_initramfs(kernel / "modules", script, directory)
     words = [*linux_options(kernel / "vmlinuz", initramfs), *options]
-    with LinuxMachine(server.socket, device, words, may_restart=may_restart) as machine:
+    with LinuxConsole(qemu_command(server.socket, device, words, may_restart=may_restart)) as machine:
         return machine.run(SECONDS)
 
 
@@ -80,6 +90,15 @@ def test_each_processor_of_a_guest_has_its_queue(serve: Serve, guest_kernel: Pat
     assert reports["queues"] == "2"
     for queue in volume_statistics(server)["queues"]:
         assert queue["bytes_read"] >= 8 * MEBIBYTE
+
+
+def test_the_options_that_the_server_prints_attach_a_guest(serve: Serve, guest_kernel: Path, tmp_path: Path) -> None:
+    server = serve()
+    (line,) = (line for line in server.log.read_text().splitlines() if line.split()[:1] == ["attach"])
+    initramfs = make_initramfs(guest_kernel / "modules", 'report size "$(cat /sys/block/vda/size)"', tmp_path)
+    command = [*shlex.split(line)[1:], *CONSOLE, *linux_options(guest_kernel / "vmlinuz", initramfs)]
+    with LinuxConsole(command) as machine:
+        assert machine.run(SECONDS)["size"] == str(server.image.stat().st_size // 512)
 
 
 RESTART = """
