@@ -21,16 +21,18 @@ PATIENCE_SECONDS = (
 CHECKED = 1000  # sector at which the volume is tried after an attack
 
 
+def make_image(path: Path) -> Path:
+    """An image with the first stamps on it, sparse behind them."""
+    path.write_bytes(b"".join(stamp(0, place * SECTORS) for place in range(PLACES)))
+    os.truncate(path, IMAGE_BYTES)
+    return path
+
+
 class AttackedServer:
-    """The process, with `attacked` and `spare` volumes for attackers and one for the bystander."""
+    """The process, with a volume for attackers and one for the bystander."""
 
     def __init__(self, directory: Path, *options: str) -> None:
-        names = ("attacked", "bystander")
-        images = [directory / f"{name}.img" for name in names]
-        content = b"".join(stamp(0, place * SECTORS) for place in range(PLACES))
-        for image in images:
-            image.write_bytes(content)
-            os.truncate(image, IMAGE_BYTES)
+        images = [make_image(directory / f"{name}.img") for name in ("attacked", "bystander")]
         self.read_only = "--read-only" in options
         self.process = WatchedServer(directory, images, *options)
         self.socket, self.image = self.process.sockets[0], images[0]

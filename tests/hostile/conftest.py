@@ -6,10 +6,10 @@ import pytest
 from attacked_server import Attack, AttackedServer
 
 
-@pytest.fixture(scope="module", params=[()], ids=[""])
+@pytest.fixture(scope="module")
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedServer]:
-    """With the command line's options as parameter; one for each module."""
-    with AttackedServer(tmp_path_factory.mktemp("attacked"), *request.param).running() as attacked:
+    """One for each module; its parameter, if any, is the options of the command line."""
+    with AttackedServer(tmp_path_factory.mktemp("attacked"), *getattr(request, "param", ())).running() as attacked:
         yield attacked
 
 

@@ -92,6 +92,8 @@ class Connection:
                 received = array.array("i")
                 received.frombytes(content[: len(content) - len(content) % _FD_BYTES])
                 fds.extend(received)
+        if len(fds) > FD_LIMIT:  # each byte could bring as many, until no volume can open anything
+            raise ProtocolError(f"more than {FD_LIMIT} file descriptors with one message")
         return data
 
 

@@ -61,7 +61,7 @@ class Session:
         try:
             rule = rule_of(message)
             payload = rule.obey(self, message)
-        except (RefusedError, ValueError, OSError) as error:
+        except (RefusedError, ValueError, OSError, MemoryError) as error:
             return self._refuse(message, error)
         finally:
             close_all(message.fds)  # those that the message does not define, or that nobody has taken
@@ -91,11 +91,12 @@ class Session:
     def _refuse(self, message: Message, error: Exception) -> Message:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         text = f"{message.name} refused: {reason}"
+        kind = message.name if message.request in RULES else "unknown message"  # the log remembers what it has said
         if message.needs_reply and ProtocolFeature.REPLY_ACK in self._protocol_features and not is_get(message):
-            self._log.limited(message.name, text)
+            self._log.limited(kind, text)
             return answer(message, U64.pack(1))
         if message.request == Request.GET_CONFIG:
-            self._log.limited(message.name, text)
+            self._log.limited(kind, text)
             return answer(message, b"")  # the protocol's way to say no to it
         raise ProtocolError(text)
 
