@@ -41,7 +41,10 @@ class Memory:
         self.next_free = self.regions[0].guest
 
     def close(self) -> None:
-        os.close(self.fd)
+        """Once is enough, also where rings share it."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
 
     def mappings(self, user: int = USER) -> list[Mapping]:
         return [

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hand_made_ring import eventually
 from served_ring import FLUSH, IOERR, OK, OUT, SECTORS, Request, ServedRing
 
 from virtflash.virtio.blk import RequestType
@@ -80,14 +81,18 @@ def test_a_write_reaches_the_disk_before_it_completes_stable(serve: Serve, tmp_p
     assert not places[True]
 
 
+def taken(served: ServedRing) -> int:
+    statistics = served.statistics()
+    return statistics["in_flight"] + sum(statistics["requests"].values())
+
+
 class UnderWay:
     """A write that is under way until `finish`."""
 
     def __init__(self, served: ServedRing, finish: Callable[[], None], request: Request, others: int) -> None:
         self.served, self._finish, self.request, self.others = served, finish, request, others
         served.ring.offer(request.head)
-        served.reactor.round()
-        served.reactor.round()  # the first one is begun before the request is looked at, the second after
+        eventually(lambda: taken(served) == others + 1, "all requests are taken from the ring")
 
     def finish(self) -> int:
         """Let it end; its status."""

@@ -29,6 +29,7 @@ from virtflash.engine.state cimport (
     Slot,
     TableUse,
 )
+from virtflash.engine.sigbus_guard cimport touch
 from virtflash.engine.statistics cimport account
 from virtflash.engine.submission cimport issue
 from virtflash.engine.system cimport EAGAIN, EFAULT, EINTR, EINVAL, EIO, EOPNOTSUPP, write
@@ -101,7 +102,17 @@ cdef inline bint may_lose_data(uint32_t operation, int error) noexcept nogil:
     return writes_data(operation) or operation == OP_FLUSH
 
 
+cdef inline void look_at_buffers(Slot *slot) noexcept nogil:
+    """The kernel could not copy from or to guest memory. If that is lost, let the guard find out: a file's end is what
+    is cut off, so the last byte of a piece tells."""
+    cdef uint32_t i
+    for i in range(slot.iov_count):
+        touch(<char *>slot.iov[i].iov_base + slot.iov[i].iov_len - 1)
+
+
 cdef inline void complete_with_error(ReactorState *reactor, Slot *slot, int error) noexcept nogil:
+    if error == EFAULT:
+        look_at_buffers(slot)
     if may_lose_data(slot.operation, error):
         latch_sync_failure(slot, error)
     raise_event(slot.queue.binding, EVENT_IO_ERROR, slot.queue.index, error)

@@ -8,7 +8,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
 
 from virtflash.engine.adaptive_polling cimport keep_polling, learn_from_sleep, poll_paid
 from virtflash.engine.atomics cimport count_u64, load_relaxed_u32, store_release_u32
-from virtflash.engine.completion cimport finish_io, publish_all, signal_descriptor
+from virtflash.engine.completion cimport finish_io, publish_all, raise_event, signal_descriptor
 from virtflash.engine.drain cimport break_queue, drain_queue
 from virtflash.engine.mailbox cimport mailbox_done, mailbox_take
 from virtflash.engine.registered_files cimport register_queue_files, release_queue_files
@@ -60,6 +60,24 @@ cdef enum:
     CQE_BATCH = 64
 
 
+cdef inline bint table_lost(const Table *table) noexcept nogil:
+    cdef uint32_t i
+    for i in range(table.count):
+        if load_relaxed_u32(table.regions[i].lost):
+            return True
+    return False
+
+
+cdef inline void break_if_lost(QueueState *queue) noexcept nogil:
+    """Stop a queue whose guest memory was truncated by its owner. It may have met zeroes there and stopped by itself."""
+    if not table_lost(queue.use.table):
+        return
+    if queue.broken:
+        raise_event(queue.binding, EVENT_MEMORY_LOST, queue.index, FAULT_MEMORY_LOST)
+    else:
+        break_queue(queue, EVENT_MEMORY_LOST, FAULT_MEMORY_LOST)
+
+
 cdef inline void adopt_memory(Command *command) noexcept nogil:
     """Use the new table from now on. Requests in flight keep the one that they were parsed with."""
     cdef QueueState *queue = command.queue
@@ -70,6 +88,7 @@ cdef inline void adopt_memory(Command *command) noexcept nogil:
     queue.ring.descriptors = command.descriptors
     queue.ring.available = command.available
     queue.ring.used = command.used
+    break_if_lost(queue)
 
 
 cdef inline void start_queue(ReactorState *reactor, QueueState *queue) noexcept nogil:
@@ -78,6 +97,7 @@ cdef inline void start_queue(ReactorState *reactor, QueueState *queue) noexcept 
     reactor.queues[reactor.queue_count] = queue
     reactor.queue_count += 1
     ring_begin(&queue.ring)
+    break_if_lost(queue)
     signal_descriptor(queue.call_fd)  # something may have been used before this front end could be told
 
 
@@ -136,24 +156,14 @@ cdef inline void finish_stops(ReactorState *reactor) noexcept nogil:
         i += 1
 
 
-cdef inline bint table_lost(const Table *table) noexcept nogil:
-    cdef uint32_t i
-    for i in range(table.count):
-        if load_relaxed_u32(table.regions[i].lost):
-            return True
-    return False
-
-
 cdef inline void look_for_lost_memory(ReactorState *reactor) noexcept nogil:
-    """Stop every queue whose guest memory was truncated by its owner."""
     cdef uint32_t losses = guard_loss_count()
     cdef uint32_t i
     if losses == reactor.losses_seen:
         return
     reactor.losses_seen = losses
     for i in range(reactor.queue_count):
-        if not reactor.queues[i].broken and table_lost(reactor.queues[i].use.table):
-            break_queue(reactor.queues[i], EVENT_MEMORY_LOST, FAULT_MEMORY_LOST)
+        break_if_lost(reactor.queues[i])
 
 
 cdef inline uint32_t drain_all(ReactorState *reactor) noexcept nogil:
