@@ -15,6 +15,8 @@ from virtflash.logs import LIFE_LINES, Log
 from virtflash.vhost_user.backend import RefusedError, Vring
 from virtflash.vhost_user.messages import MemoryRegion
 
+GUEST_MEMORY_MAX = 1 << 40  # bytes: of 2^47 that a process can map, the old and the new tables of 64 devices
+
 EVENT_LEVELS = {"sync-failed": logging.ERROR, "queue-broken": logging.ERROR, "memory-lost": logging.ERROR}
 EVENT_TEXTS = {
     "queue-broken": "ring {queue} stopped: {detail}",
@@ -104,6 +106,7 @@ class Export:
 
     def set_memory(self, regions: Sequence[tuple[MemoryRegion, int | None]]) -> None:
         """Map what is new, build the table, and let every running queue adopt it, or none."""
+        check_memory_size(sum(region.size for region, _ in regions))
         mappings = {region: self._mapping(region, fd) for region, fd in regions}
         if len(mappings) != len(regions):
             raise RefusedError("a region of guest memory is named twice")
@@ -196,6 +199,13 @@ class Export:
             "sync_failed": self.binding.sync_failed,
             "queues": [queue.statistics() for queue in self.queues],
         }
+
+
+def check_memory_size(size: int) -> None:
+    """Bytes. A memory file can be as large as its owner says and hold nothing: it costs address space alone, but that is
+    there once for all devices."""
+    if size > GUEST_MEMORY_MAX:
+        raise RefusedError(f"guest memory of {size:#x} bytes: at most {GUEST_MEMORY_MAX:#x} can be served")
 
 
 def make_binding(backing: Backing, serial: bytes) -> Binding:

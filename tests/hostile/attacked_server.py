@@ -119,4 +119,5 @@ class Attack:
         for pattern in self._said:
             assert sum(bool(re.search(pattern, line)) for line in lines) == 1, f"{pattern!r} once in {lines}"
         known = self._said + self._may_say
-        assert not [line for line in lines if not any(re.search(pattern, line) for pattern in known)]
+        strange = [line for line in lines if not any(re.search(pattern, line) for pattern in known)]
+        assert not strange, f"not expected in the log: {strange}"
