@@ -45,6 +45,7 @@ class Export:
         self._mappings: dict[MemoryRegion, Mapping] = {}
         self._table = MemoryTable([])
         self._features = 0
+        self._seen: set[int] = set()  # rings that this front end has started before
 
     @property
     def features(self) -> int:
@@ -140,6 +141,7 @@ class Export:
     # Queues
 
     def start_queue(self, index: int, vring: Vring) -> None:
+        self._look_at_history(index, vring.base)
         self.queues[index].start(
             self._table,
             size=vring.size,
@@ -153,6 +155,18 @@ class Export:
             error=-1 if vring.error is None else vring.error,
         )
         self._tell("ring started", f"ring {index} started: {vring.size} entries, write-{self._mode()}")
+
+    def _look_at_history(self, index: int, base: int) -> None:
+        """A ring that begins in its middle was served by somebody else before: a server that ended, another host."""
+        if base and index not in self._seen:
+            self.device.resume()
+            self._adopt_mode()
+            self._tell(
+                "resumed",
+                f"ring {index} goes on at {base}; where its driver can choose a cache mode, "
+                "write-through holds until it does",
+            )
+        self._seen.add(index)
 
     def stop_queue(self, index: int) -> int:
         base = self.queues[index].stop()
@@ -187,6 +201,7 @@ class Export:
 
     def front_end_left(self, seconds: float) -> None:
         self.device.front_end_left()
+        self._seen.clear()
         self._tell("left", f"front end left after {seconds:.1f} s; {summary(self.statistics())}")
 
     def statistics(self) -> dict[str, Any]:
@@ -202,7 +217,7 @@ class Export:
 
 
 def check_memory_size(size: int) -> None:
-    """Bytes. A memory file can be as large as its owner says and hold nothing: it costs address space alone, but that is
+    """Bytes. A memory file may be as large as its owner says and hold nothing: all it costs is address space, which is
     there once for all devices."""
     if size > GUEST_MEMORY_MAX:
         raise RefusedError(f"guest memory of {size:#x} bytes: at most {GUEST_MEMORY_MAX:#x} can be served")

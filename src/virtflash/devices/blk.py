@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from virtflash.backing import Backing
-from virtflash.devices.stability import WRITE_BACK, is_write_through, negotiated_writeback
+from virtflash.devices.stability import WRITE_BACK, WRITE_THROUGH, is_write_through, negotiated_writeback
 from virtflash.virtio.blk import CONFIG_WRITEBACK_OFFSET, DEVICE_ID_BYTES, BlkConfig, BlkFeature
 from virtflash.virtio.ring_features import RingFeature
 
@@ -74,6 +74,10 @@ class BlkDevice:
 
     def grow(self, capacity_sectors: int) -> None:
         self._config.capacity = capacity_sectors
+
+    def resume(self) -> None:
+        """A driver goes on that we have not seen begin: it may count on a `writeback` of 0 that it wrote elsewhere."""
+        self._asked_for = WRITE_THROUGH
 
     def front_end_left(self) -> None:
         """The next one begins with what it reads."""
