@@ -39,7 +39,7 @@ class Event(TypedDict):
 class Mapping:
     """A region of guest memory, mapped. Immutable; unmapped when the last table and request that use it are gone.
 
-    ValueError: the region is empty, wraps, is larger than the file behind it, or cannot be mapped.
+    ValueError: the region is empty, wraps, is larger than the file behind it, lies on FUSE, or cannot be mapped.
     The file descriptor is not kept: the caller closes its own.
     """
 
@@ -136,6 +136,9 @@ class Queue:
     def stop(self) -> int:
         """Take nothing more, wait until nothing is in flight, return the index of the next available entry."""
     def set_memory(self, table: MemoryTable) -> None: ...  # ValueError as start; requests in flight keep theirs
+    def release_memory(self) -> bool:
+        """Let go of the tables of which no request is in flight any more, as every `set_memory` does too. False: one
+        that was replaced is still in use."""
     def set_call(self, fd: int) -> None: ...  # -1: no interrupts; a new one is signalled once
     def set_error(self, fd: int) -> None: ...
     def statistics(self) -> QueueStatistics: ...

@@ -179,14 +179,17 @@ cdef class Mapping:
         self.guard = -1
 
     def __init__(self, int fd, *, uint64_t guest_address, uint64_t size, uint64_t user_address, uint64_t offset):
-        cdef size_t page = memory_page_bytes(fd)
-        cdef uint64_t skip = offset % page
+        cdef uint64_t page
+        cdef uint64_t skip
         cdef void *base
         if self.base != NULL:
             raise ValueError("a mapping is made once")
+        page = self._page_bytes(fd)
         self._check(fd, guest_address, size, user_address, offset)
+        skip = offset % page
         self.mapped_bytes = (size + skip + page - 1) // page * page
-        base = mmap(NULL, self.mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, offset - skip)
+        with nogil:
+            base = mmap(NULL, self.mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, offset - skip)
         if base == MAP_FAILED:
             raise ValueError(f"guest memory cannot be mapped: {os.strerror(errno)}")
         self.base = <char *>base
@@ -195,6 +198,17 @@ cdef class Mapping:
         self.guard = guard_add(self.base, self.mapped_bytes, page, &self.lost_mark)
         if self.guard < 0:
             raise ValueError("more regions of guest memory than this server guards")
+
+    cdef uint64_t _page_bytes(self, int fd) except 0:
+        """Asked without Python's lock: a file system may let one wait for the answer."""
+        cdef long page
+        with nogil:
+            page = memory_page_bytes(fd)
+        if page < 0:
+            raise OSError(-page, os.strerror(-page))
+        if page == 0:
+            raise ValueError("guest memory lies on a FUSE file system, whose server may withhold it")
+        return page
 
     @staticmethod
     def _check(fd, guest_address, size, user_address, offset):
@@ -791,8 +805,8 @@ cdef class Queue:
         self.release_memory()
 
     def release_memory(self):
-        """Let go of tables that no request in flight needs any more."""
         self.holds = [hold for hold in self.holds if not (<TableHold>hold).finished()]
+        return len(self.holds) <= 1
 
     cdef _replace(self, int kind, int fd, int old):
         cdef Command command

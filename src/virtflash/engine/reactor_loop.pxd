@@ -69,7 +69,7 @@ cdef inline bint table_lost(const Table *table) noexcept nogil:
 
 
 cdef inline void break_if_lost(QueueState *queue) noexcept nogil:
-    """Stop a queue whose guest memory was truncated by its owner. It may have met zeroes there and stopped by itself."""
+    """Stop a queue whose guest memory was truncated by its owner. It may have met zeroes there and stopped already."""
     if not table_lost(queue.use.table):
         return
     if queue.broken:

@@ -10,6 +10,7 @@ cdef extern from *:
     #include <fcntl.h>
     #include <linux/falloc.h>
     #include <linux/fs.h>
+    #include <linux/magic.h>
     #include <poll.h>
     #include <pthread.h>
     #include <semaphore.h>
@@ -24,6 +25,10 @@ cdef extern from *:
     #include <sys/vfs.h>
     #include <time.h>
     #include <unistd.h>
+
+    #ifndef FUSE_SUPER_MAGIC
+    #define FUSE_SUPER_MAGIC 0x65735546
+    #endif
 
     static inline uint64_t monotonic_ns(void)
     {
@@ -48,13 +53,16 @@ cdef extern from *:
         return ioctl(fd, request, range) ? -errno : 0;
     }
 
-    /* The page size of the memory that a descriptor gives, in bytes: hugetlbfs has its own. */
-    static inline size_t memory_page_bytes(int fd)
+    /* The page size of the memory that a descriptor gives, in bytes: hugetlbfs has its own. 0: of a file on FUSE, whose
+     * server may be the front end's; it may withhold pages, and who touches one waits for ever. -errno: no file. */
+    static inline long memory_page_bytes(int fd)
     {
         struct statfs fs;
-        if (fstatfs(fd, &fs) == 0 && fs.f_type == 0x958458f6)
-            return fs.f_bsize;
-        return sysconf(_SC_PAGESIZE);
+        if (fstatfs(fd, &fs))
+            return -errno;
+        if (fs.f_type == FUSE_SUPER_MAGIC)
+            return 0;
+        return fs.f_type == HUGETLBFS_MAGIC ? fs.f_bsize : sysconf(_SC_PAGESIZE);
     }
 
     /* A description of a thread's start: a small stack, and no signal but the synchronous ones. */
@@ -79,7 +87,7 @@ cdef extern from *:
     """
     uint64_t monotonic_ns() nogil
     void cpu_relax() nogil
-    size_t memory_page_bytes(int fd) nogil
+    long memory_page_bytes(int fd) nogil
     int block_range_ioctl(int fd, unsigned long request, uint64_t offset, uint64_t length) nogil
 
     ctypedef struct pthread_t:
