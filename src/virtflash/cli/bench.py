@@ -77,9 +77,7 @@ class Load(click.ParamType):  # type: ignore[type-arg]  # click became generic i
     "--server", metavar="COMMAND", help="Start this server for each round, with {socket}, {image} and {queues} in it."
 )
 @click.option("--vs", metavar="COMMAND", help="And this one in turn, to be compared with.")
-@click.option(
-    "--image-size", type=Size(), default="1GiB", show_default=True, help="Of what is made for {image}."
-)
+@click.option("--image-size", type=Size(), default="1GiB", show_default=True, help="Of what is made for {image}.")
 @click.option(
     "--directory",
     type=click.Path(path_type=Path, exists=True, file_okay=False, writable=True),

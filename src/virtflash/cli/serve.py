@@ -1,5 +1,6 @@
 """`virtflash serve`: the server's command line."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from virtflash.cli.sizes import Size
 if TYPE_CHECKING:
     from virtflash.server import Options, Volume
 
+CAPABILITIES = json.dumps({"type": "block", "features": ["read-only", "blk-file"]})  # of the program conventions
 PATH = click.Path(path_type=Path)
 
 
@@ -79,8 +81,6 @@ def serve(
     whether an image has grown and tells its guest.
     """
     if print_capabilities:
-        from virtflash.cli.vhost_user_blk import CAPABILITIES  # noqa: PLC0415
-
         click.echo(CAPABILITIES)
         return 0
     check_what_and_where(images=len(images), null=null is not None, sockets=len(sockets), fd=fd is not None)

@@ -3,14 +3,12 @@
 Its options are those of the vhost-user back-end program conventions and no others; see packaging/50-virtflash.json.
 """
 
-import json
 from pathlib import Path
 
 import click
 
 from virtflash.cli import run
-
-CAPABILITIES = json.dumps({"type": "block", "features": ["read-only", "blk-file"]})
+from virtflash.cli.serve import CAPABILITIES, serve_volumes
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,7 +33,6 @@ def vhost_user_blk(
         raise click.UsageError("name what to serve: --blk-file FILE")
     if (socket_path is None) == (fd is None):
         raise click.UsageError("name where to serve it: either --socket-path PATH or --fd N")
-    from virtflash.cli.serve import serve_volumes  # noqa: PLC0415
     from virtflash.server import Options, Volume  # noqa: PLC0415
 
     return serve_volumes([Volume(image=blk_file, socket_path=socket_path, fd=fd)], Options(read_only=read_only))
