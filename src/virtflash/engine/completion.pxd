@@ -9,6 +9,7 @@ from virtflash.engine.atomics cimport (
     load_relaxed_u32,
     store_release_u32,
 )
+from virtflash.engine.bell cimport bell_ring
 from virtflash.engine.block_request cimport iov_advance, iov_fill, writes_data
 from virtflash.engine.bounce cimport bounce_return, bounce_scatter
 from virtflash.engine.gate cimport must_be_stable
@@ -48,13 +49,6 @@ cdef inline void raise_event(BindingState *binding, int kind, uint32_t queue, ui
     add_relaxed_u64(&binding.events[kind].count, 1)
     if exchange_u32(&binding.events_pending, 1) == 0:
         write(binding.event_fd, &one, sizeof(one))
-
-
-cdef inline void signal_descriptor(int fd) noexcept nogil:
-    """Wake whoever waits on it. It is non-blocking: when it is full, its reader has been told already."""
-    cdef uint64_t one = 1
-    if fd >= 0:
-        write(fd, &one, sizeof(one))
 
 
 cdef inline void release_table(TableUse *use) noexcept nogil:
@@ -186,7 +180,7 @@ cdef inline void publish_queue(QueueState *queue) noexcept nogil:
     queue.dirty = False
     if ring_wants_interrupt(&queue.ring, fresh) and queue.call_fd >= 0:
         count_u64(&queue.statistics.interrupts, 1)
-        signal_descriptor(queue.call_fd)
+        bell_ring(&queue.call_bell, queue.ringer, queue.call_fd)
         fresh -= 1
     count_u64(&queue.statistics.interrupts_suppressed, fresh)
 

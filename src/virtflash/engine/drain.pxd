@@ -3,8 +3,9 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from virtflash.engine.atomics cimport count_u64, load_relaxed_u32
+from virtflash.engine.bell cimport bell_ring
 from virtflash.engine.block_request cimport PENDING, iov_fill, parse_request, writes_data
-from virtflash.engine.completion cimport complete, mark_dirty, raise_event, signal_descriptor
+from virtflash.engine.completion cimport complete, mark_dirty, raise_event
 from virtflash.engine.gate cimport gate_refuses, must_be_stable
 from virtflash.engine.split_chain cimport walk_chain
 from virtflash.engine.split_ring cimport ring_give, ring_pending, ring_take
@@ -38,7 +39,7 @@ cdef inline void break_queue(QueueState *queue, int kind, int fault) noexcept no
     """Stop taking requests: nothing in this ring can be trusted any more. What is in flight still completes."""
     queue.broken = True
     raise_event(queue.binding, kind, queue.index, fault)
-    signal_descriptor(queue.error_fd)
+    bell_ring(&queue.error_bell, queue.ringer, queue.error_fd)
 
 
 cdef inline void refuse_chain(ReactorState *reactor, QueueState *queue, uint16_t head, int fault) noexcept nogil:

@@ -35,6 +35,7 @@ from virtflash.engine.atomics cimport (
     store_relaxed_u64,
     store_release_u32,
 )
+from virtflash.engine.bell cimport bell_unmake, ringer_make, ringer_unmake
 from virtflash.engine.blocking_io cimport sync_file
 from virtflash.engine.bounce cimport bounce_unmake
 from virtflash.engine.completion cimport raise_event
@@ -491,7 +492,9 @@ cdef void *reactor_main(void *argument) noexcept nogil:
     sem_post(&reactor.started)
     if reactor.io_path == IO_AUTO:
         return NULL
+    ringer_make(&reactor.ringer, reactor.mailbox.event_fd, reactor.io_path != IO_THREADS)
     serve(reactor)
+    ringer_unmake(&reactor.ringer)
     pool_close(&reactor.pool)
     if reactor.io_path != IO_THREADS:
         io_uring_queue_exit(&reactor.ring)
@@ -613,11 +616,10 @@ cdef int duplicate(int fd) except -2:
 
 
 cdef int duplicate_writable(int fd, role) except -2:
-    """A descriptor to signal through without ever blocking, which would stop every volume of the reactor.
+    """A descriptor to signal through without ever blocking, which would stop every volume of the reactor (`bell.h`).
 
-    A pipe is opened anew, with flags of its own. Of an eventfd the front end shares the flags, but there is no other
-    way: no system call writes to one without waiting unless it is non-blocking. It is that already with nearly all
-    front ends, and QEMU's back ends make it so as well.
+    A pipe is opened anew, with flags of its own. Of an eventfd the front end shares the flags; they are set where the
+    kernel can do no better, and QEMU's back ends do so as well.
     """
     if fd < 0:
         return -1
@@ -865,4 +867,5 @@ cdef class Queue:
         if self.state == NULL or self.running:
             return  # the reactor still uses it
         self._free_slots()
+        bell_unmake(&self.state.call_bell)
         free(self.state)

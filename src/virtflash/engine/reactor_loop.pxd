@@ -8,7 +8,8 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
 
 from virtflash.engine.adaptive_polling cimport keep_polling, learn_from_sleep, poll_paid
 from virtflash.engine.atomics cimport count_u64, load_relaxed_u32, store_release_u32
-from virtflash.engine.completion cimport finish_io, publish_all, raise_event, signal_descriptor
+from virtflash.engine.bell cimport bell_ring, bell_set
+from virtflash.engine.completion cimport finish_io, publish_all, raise_event
 from virtflash.engine.drain cimport break_queue, drain_queue
 from virtflash.engine.mailbox cimport mailbox_done, mailbox_take
 from virtflash.engine.registered_files cimport register_queue_files, release_queue_files
@@ -91,14 +92,28 @@ cdef inline void adopt_memory(Command *command) noexcept nogil:
     break_if_lost(queue)
 
 
+cdef inline void set_call(QueueState *queue, int fd) noexcept nogil:
+    """Interrupt through this descriptor from now on, and once at once."""
+    queue.call_fd = fd
+    bell_set(&queue.call_bell, queue.ringer, fd, True)
+    bell_ring(&queue.call_bell, queue.ringer, fd)
+
+
+cdef inline void set_error(QueueState *queue, int fd) noexcept nogil:
+    queue.error_fd = fd
+    bell_set(&queue.error_bell, queue.ringer, fd, False)
+
+
 cdef inline void start_queue(ReactorState *reactor, QueueState *queue) noexcept nogil:
     register_queue_files(reactor, queue)
     queue.kick_armed = queue.kick_lost = queue.kick_by_poll = queue.kick_cancelled = False
     reactor.queues[reactor.queue_count] = queue
     reactor.queue_count += 1
+    queue.ringer = &reactor.ringer
+    set_error(queue, queue.error_fd)
     ring_begin(&queue.ring)
     break_if_lost(queue)
-    signal_descriptor(queue.call_fd)  # something may have been used before this front end could be told
+    set_call(queue, queue.call_fd)  # something may have been used before this front end could be told
 
 
 cdef inline void obey(ReactorState *reactor, Command *command) noexcept nogil:
@@ -112,10 +127,9 @@ cdef inline void obey(ReactorState *reactor, Command *command) noexcept nogil:
     elif command.kind == COMMAND_MEMORY:
         adopt_memory(command)
     elif command.kind == COMMAND_CALL:
-        command.queue.call_fd = command.fd
-        signal_descriptor(command.fd)  # a completion may have gone to the old one
+        set_call(command.queue, command.fd)  # a completion may have gone to the old one
     elif command.kind == COMMAND_ERROR:
-        command.queue.error_fd = command.fd
+        set_error(command.queue, command.fd)
     elif command.kind == COMMAND_EXIT:
         reactor.exiting = True
     mailbox_done(command)
@@ -136,6 +150,7 @@ cdef inline void remove_queue(ReactorState *reactor, uint32_t position) noexcept
     reactor.queue_count -= 1
     reactor.queues[position] = reactor.queues[reactor.queue_count]
     release_queue_files(reactor, queue)
+    bell_set(&queue.call_bell, queue.ringer, -1, False)
     ring_allow_kicks(&queue.ring)  # who serves it next may wait for one
     queue.stop_command = NULL
     reactor.stopping_count -= 1

@@ -6,6 +6,7 @@ Fields marked *shared* are written by one thread and read by others, through `at
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
+from virtflash.engine.bell cimport Bell, Ringer
 from virtflash.engine.system cimport pthread_cond_t, pthread_mutex_t, pthread_t, sem_t
 from virtflash.engine.uring cimport io_uring
 
@@ -189,6 +190,9 @@ cdef struct QueueState:
     int kick_fd
     int call_fd
     int error_fd
+    Bell call_bell
+    Bell error_bell
+    Ringer *ringer  # the reactor's
     int file_index  # among the registered files; -1: not registered
     int file_unaligned_index
     SplitRing ring
@@ -289,6 +293,7 @@ cdef struct ReactorState:
     RegisteredFile files[REGISTERED_FILES]
     Mailbox mailbox
     WorkerPool pool
+    Ringer ringer
     bint exiting
     uint32_t stopping_count
     QueueState *queues[QUEUES_PER_REACTOR]
