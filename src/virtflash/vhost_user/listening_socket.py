@@ -3,9 +3,11 @@
 import os
 import socket
 import stat
+import struct
 from pathlib import Path
 
 BACKLOG = 16
+PEER = struct.Struct("iII")  # process, user, group (SO_PEERCRED)
 PATH_LIMIT = 107  # bytes: sun_path holds 108, the last one a NUL
 
 
@@ -43,7 +45,29 @@ def adopt_socket(fd: int) -> socket.socket:
         inherited.detach()
         raise SocketError(f"file descriptor {fd} is no listening UNIX socket")
     os.set_inheritable(fd, False)
+    inherited.listen(BACKLOG)  # again: whoever connects sees from now on that we do (see leads_here)
     return inherited
+
+
+def leads_here(fd: int) -> bool:
+    """Is this the far end of a connection to a socket on which this process listens?
+
+    Whoever made us keep such a one would never be seen to leave, and nobody else be served.
+    """
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return False
+    with socket.socket(fileno=os.dup(fd)) as end:
+        if end.family != socket.AF_UNIX or end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return False
+        peer, _, _ = PEER.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size))
+        return peer == os.getpid() and is_named_peer(end)
+
+
+def is_named_peer(end: socket.socket) -> bool:
+    try:
+        return bool(end.getpeername())
+    except OSError:
+        return False  # not connected
 
 
 def remove_abandoned(path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from virtflash.logs import Log
 from virtflash.vhost_user.backend import Backend, RefusedError, Vring
 from virtflash.vhost_user.backend_channel import BackendChannel
+from virtflash.vhost_user.listening_socket import leads_here
 from virtflash.vhost_user.messages import (
     CONFIG,
     CONFIG_LIMIT,
@@ -177,7 +178,8 @@ class Session:
         self._backend.write_config(offset, data)
 
     def _set_backend_channel(self, message: Message) -> None:
-        channel = BackendChannel(take_fd(message))
+        first_fd(message)
+        channel = BackendChannel(message.fds.pop(0))
         if self._channel is not None:
             self._channel.close()
         self._channel = channel
@@ -388,10 +390,13 @@ def close_all(fds: list[int]) -> None:
         os.close(fds.pop())
 
 
-def take_fd(message: Message) -> int:
+def first_fd(message: Message) -> int:
+    """RefusedError: there is none, or keeping it would keep a front end here that has left."""
     if not message.fds:
         raise RefusedError("its file descriptor is missing")
-    return message.fds.pop(0)
+    if leads_here(message.fds[0]):
+        raise RefusedError("its file descriptor is a connection to this server")
+    return message.fds[0]
 
 
 def ring_descriptor(message: Message) -> tuple[int, int | None]:
@@ -401,9 +406,7 @@ def ring_descriptor(message: Message) -> tuple[int, int | None]:
         raise RefusedError(f"a ring index of {value:#x}")
     if value & VRING_NO_FD:
         return value & VRING_INDEX_MASK, None
-    if not message.fds:
-        raise RefusedError("its file descriptor is missing")
-    return value & VRING_INDEX_MASK, message.fds[0]
+    return value & VRING_INDEX_MASK, first_fd(message)
 
 
 def unpack_config(message: Message) -> tuple[int, int, bytes]:
