@@ -69,12 +69,14 @@ class AttackedServer:
         self.use_volume()
         self.check_bystander()
 
-    def check_bystander(self) -> None:
+    def check_bystander(self) -> int:
+        """How many rounds it has done since the last time, all of them well."""
         assert self.bystander is not None
         report = self.bystander.report()
         assert report.error is None
         assert report.rounds > 0
         assert report.slowest < PATIENCE_SECONDS, "the guest of the other volume had to wait"
+        return report.rounds
 
     def _settled(self) -> bool:
         now, before = self.process.vitals(), self.baseline

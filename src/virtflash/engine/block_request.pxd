@@ -236,7 +236,8 @@ cdef inline uint32_t parse_request(QueueState *queue, Slot *slot, Chain *chain, 
     cdef iovec *readable = chain.iov
     cdef uint32_t readable_count = chain.readable
     slot.operation = OP_UNKNOWN
-    slot.segment_count = 0
+    slot.segment_count = slot.segments_done = 0
+    slot.sectors_done = 0
     slot.iov_count = 0
     slot.offset = slot.length = slot.remaining = 0
     fault[0] = take_status(queue, slot, chain)

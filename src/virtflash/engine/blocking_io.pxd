@@ -1,6 +1,7 @@
 """I/O by system calls that may block: what a worker thread does for one slot.
 
-`perform` leaves bytes or 0 or -errno in `slot.result`; the reactor decides what becomes of it.
+`perform` returns bytes or 0 or -errno, and the reactor decides what becomes of it; or UNFINISHED, for long ranges,
+which are done in parts so that others have their turn.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -43,6 +44,10 @@ from virtflash.engine.virtio cimport LIFETIME_ESTIMATE_MAX, RANGE_FLAG_UNMAP, SE
 
 cdef enum:
     ZERO_BYTES = 65536
+    UNFINISHED = 1
+    ZEROES_PART_SECTORS = 16384  # 8 MiB: that may have to be written out
+    DISCARD_PART_SECTORS = 524288  # 256 MiB
+    SMALL_SECTORS = 2048  # several ranges up to this size are done in one go
 
 
 cdef inline int32_t sync_file(BindingState *binding) noexcept nogil:
@@ -78,9 +83,7 @@ cdef inline int32_t change_file(int fd, int mode, uint64_t offset, uint64_t leng
     return 0
 
 
-cdef inline int32_t discard(BindingState *binding, const Segment *segment) noexcept nogil:
-    cdef uint64_t offset = segment.sector * SECTOR_BYTES
-    cdef uint64_t length = <uint64_t>segment.count * SECTOR_BYTES
+cdef inline int32_t discard(BindingState *binding, uint64_t offset, uint64_t length) noexcept nogil:
     if binding.block_device:
         return block_range_ioctl(binding.fd, BLKDISCARD, offset, length)
     return change_file(binding.fd, FALLOC_FL_PUNCH_HOLE, offset, length)
@@ -102,12 +105,10 @@ cdef inline int32_t write_zero_bytes(int fd, uint64_t offset, uint64_t length) n
     return 0
 
 
-cdef inline int32_t write_zeroes(BindingState *binding, const Segment *segment) noexcept nogil:
+cdef inline int32_t write_zeroes(BindingState *binding, bint unmap, uint64_t offset, uint64_t length) noexcept nogil:
     """Reads return zeroes afterwards; with UNMAP the space may be given back (virtio 1.4 §5.2.6.2)."""
-    cdef uint64_t offset = segment.sector * SECTOR_BYTES
-    cdef uint64_t length = <uint64_t>segment.count * SECTOR_BYTES
     cdef int32_t result = -EOPNOTSUPP
-    if segment.flags & RANGE_FLAG_UNMAP:
+    if unmap:
         result = change_file(binding.fd, FALLOC_FL_PUNCH_HOLE, offset, length)
     if result == -EOPNOTSUPP and binding.zero_range:
         result = change_file(binding.fd, FALLOC_FL_ZERO_RANGE, offset, length)
@@ -116,28 +117,55 @@ cdef inline int32_t write_zeroes(BindingState *binding, const Segment *segment) 
     return result
 
 
-cdef inline int32_t change_ranges(Slot *slot) noexcept nogil:
+cdef inline int32_t change_range(Slot *slot, uint64_t sector, uint64_t sectors, uint32_t flags) noexcept nogil:
     cdef BindingState *binding = slot.queue.binding
+    cdef uint64_t offset = sector * SECTOR_BYTES
+    cdef uint64_t length = sectors * SECTOR_BYTES
+    if slot.operation == OP_DISCARD:
+        return discard(binding, offset, length)
+    if slot.operation == OP_WRITE_ZEROES:
+        return write_zeroes(binding, flags & RANGE_FLAG_UNMAP, offset, length)
+    return block_range_ioctl(binding.fd, BLKSECDISCARD, offset, length)
+
+
+cdef inline uint64_t part_sectors(const Slot *slot, uint64_t sector, uint64_t left) noexcept nogil:
+    """How much of a range to do before others have their turn: up to a multiple of the part's size, so that no erase
+    unit is cut in two."""
+    cdef uint64_t part = ZEROES_PART_SECTORS if slot.operation == OP_WRITE_ZEROES else DISCARD_PART_SECTORS
+    cdef uint64_t room = part - sector % part
+    if slot.operation == OP_SECURE_ERASE:
+        return left
+    return left if left < room else room
+
+
+cdef inline int32_t change_ranges(Slot *slot) noexcept nogil:
+    """One part of what is left to do; UNFINISHED: there is more."""
     cdef Segment *segment
-    cdef int32_t result = 0
-    cdef uint32_t i
-    for i in range(slot.segment_count):
-        segment = &slot.segments[i]
-        if segment.count == 0:
-            continue
-        if slot.operation == OP_DISCARD:
-            result = discard(binding, segment)
-        elif slot.operation == OP_WRITE_ZEROES:
-            result = write_zeroes(binding, segment)
-        else:
-            result = block_range_ioctl(
-                binding.fd, BLKSECDISCARD, segment.sector * SECTOR_BYTES, <uint64_t>segment.count * SECTOR_BYTES
-            )
+    cdef uint64_t sector
+    cdef uint64_t sectors
+    cdef int32_t result
+    while slot.segments_done < slot.segment_count:
+        segment = &slot.segments[slot.segments_done]
+        sector = segment.sector + slot.sectors_done
+        sectors = part_sectors(slot, sector, segment.count - slot.sectors_done)
+        result = change_range(slot, sector, sectors, segment.flags) if sectors else 0
         if result:
             return result
+        slot.sectors_done += sectors
+        if slot.sectors_done < segment.count:
+            return UNFINISHED
+        slot.segments_done += 1
+        slot.sectors_done = 0
+        if slot.segments_done < slot.segment_count and sectors >= SMALL_SECTORS:
+            return UNFINISHED
     if slot.operation == OP_WRITE_ZEROES and slot.stable:
-        return sync_file(binding)
+        return sync_file(slot.queue.binding)
     return 0
+
+
+cdef inline bint is_unfinished(const Slot *slot) noexcept nogil:
+    """Of a slot that was worked on: has it to be worked on again?"""
+    return slot.segment_count != 0 and slot.result == UNFINISHED
 
 
 cdef inline int hex_digit(char c) noexcept nogil:

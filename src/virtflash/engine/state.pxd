@@ -201,6 +201,9 @@ cdef struct QueueState:
     Slot *slots  # one per ring entry, found by head
     iovec *iov_pool  # IOV_LIMIT for each slot, touched only by requests of many pieces
     Command *stop_command
+    Slot *work_first  # waiting for a worker; under the pool's lock
+    Slot *work_last
+    QueueState *work_next
     Statistics statistics
     uint8_t kick_bytes[512]  # what was read from the kick descriptor: never looked at
 
@@ -226,6 +229,8 @@ cdef struct Slot:
     uint32_t bounce_bytes
     int32_t result  # of a worker: 0 or bytes, or -errno
     uint32_t segment_count
+    uint32_t segments_done  # by a worker, which takes long ones in parts
+    uint64_t sectors_done  # of the next segment
     Segment segments[SEGMENT_LIMIT]
     iovec iov_inline[IOV_INLINE]
 
@@ -261,13 +266,13 @@ cdef struct Mailbox:
 cdef struct WorkerPool:
     pthread_mutex_t lock
     pthread_cond_t wake
-    Slot *first
-    Slot *last
+    QueueState *first  # those with slots that wait, in turn
+    QueueState *last
     Slot *done
     uint32_t done_pending  # shared
     uint32_t threads
     uint32_t idle
-    uint32_t queued
+    uint32_t queued  # slots
     bint stopping
     int event_fd  # written when `done` is no longer empty
     pthread_t ids[WORKER_LIMIT]

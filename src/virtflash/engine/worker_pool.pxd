@@ -6,8 +6,8 @@ Threads are made when there is work and none is idle, so a reactor that never ne
 from libc.stdint cimport uint32_t, uint64_t
 
 from virtflash.engine.atomics cimport exchange_u32, store_release_u32
-from virtflash.engine.blocking_io cimport perform
-from virtflash.engine.state cimport WORKER_LIMIT, Slot, WorkerPool
+from virtflash.engine.blocking_io cimport is_unfinished, perform
+from virtflash.engine.state cimport WORKER_LIMIT, QueueState, Slot, WorkerPool
 from virtflash.engine.system cimport (
     pthread_cond_broadcast,
     pthread_cond_destroy,
@@ -31,18 +31,51 @@ cdef inline void pool_init(WorkerPool *pool, int event_fd) noexcept nogil:
     pool.event_fd = event_fd
 
 
+cdef inline void pool_append(WorkerPool *pool, QueueState *queue) noexcept nogil:
+    """It is this queue's turn when that of all others with work has come."""
+    queue.work_next = NULL
+    if pool.first == NULL:
+        pool.first = queue
+    else:
+        pool.last.work_next = queue
+    pool.last = queue
+
+
+cdef inline void pool_add(WorkerPool *pool, Slot *slot) noexcept nogil:
+    """To the end of its queue's work. Called with the lock held."""
+    cdef QueueState *queue = slot.queue
+    slot.next = NULL
+    if queue.work_first == NULL:
+        queue.work_first = slot
+        pool_append(pool, queue)
+    else:
+        queue.work_last.next = slot
+    queue.work_last = slot
+    pool.queued += 1
+
+
+cdef inline Slot *pool_take(WorkerPool *pool) noexcept nogil:
+    """One slot of each queue in turn, so that a guest which asks for much waits for itself; NULL: there is no work."""
+    cdef QueueState *queue = pool.first
+    cdef Slot *slot
+    if queue == NULL:
+        return NULL
+    pool.first = queue.work_next
+    slot = queue.work_first
+    queue.work_first = slot.next
+    if queue.work_first != NULL:
+        pool_append(pool, queue)
+    pool.queued -= 1
+    return slot
+
+
 cdef inline Slot *pool_next(WorkerPool *pool) noexcept nogil:
     """The next slot to work on; NULL: the pool is closing. Called with the lock held."""
-    cdef Slot *slot
     pool.idle += 1
     while pool.first == NULL and not pool.stopping:
         pthread_cond_wait(&pool.wake, &pool.lock)
     pool.idle -= 1
-    slot = pool.first
-    if slot != NULL:
-        pool.first = slot.next
-        pool.queued -= 1
-    return slot
+    return pool_take(pool)
 
 
 cdef inline void pool_give_back(WorkerPool *pool, Slot *slot) noexcept nogil:
@@ -65,7 +98,10 @@ cdef inline void *pool_work(void *argument) noexcept nogil:
         pthread_mutex_unlock(&pool.lock)
         slot.result = perform(slot, descriptor_for(slot))
         pthread_mutex_lock(&pool.lock)
-        pool_give_back(pool, slot)
+        if is_unfinished(slot):
+            pool_add(pool, slot)
+        else:
+            pool_give_back(pool, slot)
     pthread_mutex_unlock(&pool.lock)
     return NULL
 
@@ -73,19 +109,13 @@ cdef inline void *pool_work(void *argument) noexcept nogil:
 cdef inline bint pool_submit(WorkerPool *pool, Slot *slot) noexcept nogil:
     """Hand a slot to the pool. False: there is no thread to do it and none can be made."""
     cdef bint taken
-    slot.next = NULL
     pthread_mutex_lock(&pool.lock)
     if pool.queued >= pool.idle and pool.threads < WORKER_LIMIT:
         if start_thread(&pool.ids[pool.threads], pool_work, pool) == 0:
             pool.threads += 1
     taken = pool.threads > 0
     if taken:
-        if pool.first == NULL:
-            pool.first = slot
-        else:
-            pool.last.next = slot
-        pool.last = slot
-        pool.queued += 1
+        pool_add(pool, slot)
         pthread_cond_signal(&pool.wake)
     pthread_mutex_unlock(&pool.lock)
     return taken
