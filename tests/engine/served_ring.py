@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hand_made_ring import WRITE, Memory, Piece, Ring, header
+from hand_made_ring import WRITE, Memory, Piece, Ring, eventually, header
 
 from virtflash.engine import Binding, MemoryTable, Queue, Reactor
 from virtflash.virtio.blk import SECTOR_BYTES, BlkFeature, RequestType, Status
@@ -72,8 +72,8 @@ class ServedRing:
         self.ring = Ring(self.memory, size, base=base, event_idx=bool(features & RingFeature.EVENT_IDX))
         self.queue = Queue(reactor, binding, index)
         self.requests: dict[int, Request] = {}
+        binding.negotiate(features)
         if run:
-            binding.negotiate(features)
             self.start(base=base)
 
     def start(self, *, base: int = 0, table: MemoryTable | None = None, **others: Any) -> None:
@@ -158,6 +158,21 @@ def reactor_on(path: str) -> Iterator[Reactor]:
     reactor = Reactor("test", io=path)
     yield reactor
     reactor.close()
+
+
+def thread_of(reactor: Reactor) -> Path:
+    """In /proc. Its workers were made later, and have its name too."""
+    tasks = sorted(Path("/proc/self/task").iterdir(), key=lambda task: int(task.name))
+    return next(task for task in tasks if (task / "comm").read_text().strip() == reactor.name)
+
+
+def processor_seconds(reactor: Reactor) -> float:
+    return int((thread_of(reactor) / "schedstat").read_text().split()[0]) / 1e9
+
+
+def wait_asleep(reactor: Reactor) -> None:
+    thread = thread_of(reactor)
+    eventually(lambda: (thread / "stat").read_text().rsplit(")", 1)[1].split()[0] == "S", "the reactor sleeps")
 
 
 def make_disk(path: Path, sectors: int) -> int:

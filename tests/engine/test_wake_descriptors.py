@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 from hand_made_ring import eventually, wait_readable
-from served_ring import IN, OK, ServedRing, sector_bytes
+from served_ring import IN, OK, ServedRing, processor_seconds, sector_bytes, wait_asleep
 
 from virtflash.engine import Reactor
 from virtflash.engine.reactor import check_wake_descriptor
@@ -78,21 +78,6 @@ def line(request: pytest.FixtureRequest) -> Iterator[Line]:
 def idle(serve: Serve, disk: int) -> ServedRing:
     """A ring that does not run yet."""
     return serve(disk, ring={"run": False})
-
-
-def thread_of(reactor: Reactor) -> Path:
-    """In /proc. Its workers were made later, and have its name too."""
-    tasks = sorted(Path("/proc/self/task").iterdir(), key=lambda task: int(task.name))
-    return next(task for task in tasks if (task / "comm").read_text().strip() == reactor.name)
-
-
-def processor_seconds(reactor: Reactor) -> float:
-    return int((thread_of(reactor) / "schedstat").read_text().split()[0]) / 1e9
-
-
-def wait_asleep(reactor: Reactor) -> None:
-    thread = thread_of(reactor)
-    eventually(lambda: (thread / "stat").read_text().rsplit(")", 1)[1].split()[0] == "S", "the reactor sleeps")
 
 
 def assert_sleeps(reactor: Reactor, seconds: float = 0.05) -> None:

@@ -5,6 +5,7 @@ Here the control plane's objects own what the reactor threads use: memory tables
 touches while it runs is in the `.pxd` files beside this one, without Python.
 """
 
+import _thread
 import errno as errno_names
 import os
 import stat
@@ -339,6 +340,10 @@ cdef class Binding:
             raise ValueError(f"{max_segments} ranges in a request: 1 to {SEGMENT_LIMIT} are possible")
         if secure_erase_alignment == 0:
             raise ValueError("a secure erase alignment of 0 sectors")
+        Binding._check_capacity(capacity)
+
+    @staticmethod
+    def _check_capacity(capacity):
         if capacity >= 2**54:  # 2^63 bytes: what a file offset can say
             raise ValueError(f"a capacity of {capacity} sectors")
 
@@ -350,6 +355,7 @@ cdef class Binding:
     def capacity_sectors(self, uint64_t sectors):
         if sectors < self.state.capacity:
             raise ValueError("a volume that is served may only grow")
+        self._check_capacity(sectors)
         store_relaxed_u64(&self.state.capacity, sectors)
 
     @property
@@ -505,12 +511,14 @@ cdef void *reactor_main(void *argument) noexcept nogil:
 cdef class Reactor:
     cdef ReactorState *state
     cdef bint running
+    cdef uint32_t attached  # queues that run here, or are about to
     cdef readonly str name
 
     def __cinit__(self):
         self.state = <ReactorState *>calloc(1, sizeof(ReactorState))
         if self.state == NULL:
             raise MemoryError
+        self.state.mailbox.event_fd = self.state.pool.event_fd = -1
 
     def __init__(self, str name, *, str io="auto"):
         cdef ReactorState *state = self.state
@@ -559,6 +567,14 @@ cdef class Reactor:
         with nogil:
             mailbox_ask(&self.state.mailbox, command)
 
+    cdef attach(self):
+        """Make room for a queue."""
+        if not self.running:
+            raise ValueError(f"the reactor {self.name} is closed")
+        if self.attached == QUEUES_PER_REACTOR:
+            raise ValueError(f"a reactor serves up to {QUEUES_PER_REACTOR} queues")
+        self.attached += 1
+
     def round(self):
         """Wait until the reactor has begun a turn of its loop after this call."""
         cdef Command command
@@ -572,7 +588,7 @@ cdef class Reactor:
         cdef Command command
         if not self.running:
             return
-        if self.state.queue_count:
+        if self.attached:
             raise RuntimeError("a reactor is closed after its queues have stopped")
         self.running = False
         memset(&command, 0, sizeof(command))
@@ -580,13 +596,18 @@ cdef class Reactor:
         self._ask(&command)
         with nogil:
             pthread_join(self.state.thread, NULL)
+        self._close_descriptors()
+
+    cdef _close_descriptors(self):
+        for fd in (self.state.mailbox.event_fd, self.state.pool.event_fd):
+            if fd >= 0:
+                close(fd)
+        self.state.mailbox.event_fd = self.state.pool.event_fd = -1
 
     def __dealloc__(self):
         if self.state == NULL or self.running:
             return  # a thread that still runs keeps its state
-        if self.state.mailbox.event_fd > 0:
-            close(self.state.mailbox.event_fd)
-            close(self.state.pool.event_fd)
+        self._close_descriptors()
         free(self.state)
 
 
@@ -671,12 +692,16 @@ cdef class TableHold:
         free(self.use)
 
 
+RUNNING = set()  # queues that a reactor uses, whoever else has forgotten them
+
+
 cdef class Queue:
     cdef QueueState *state
     cdef readonly Reactor reactor
     cdef readonly Binding binding
     cdef readonly bint running
     cdef list holds  # of the current table last
+    cdef object lock  # of what the control plane changes: it may have several threads
     cdef uint64_t ring_addresses[3]
     cdef uint32_t pool_size
 
@@ -693,6 +718,7 @@ cdef class Queue:
         self.state.index = index
         self.state.binding = &binding.state
         self.holds = []
+        self.lock = _thread.allocate_lock()
         binding.queues.append(self)
 
     @property
@@ -714,27 +740,30 @@ cdef class Queue:
         int error=-1,
     ):
         cdef Command command
-        if self.running:
-            raise ValueError("the queue runs already")
         if size == 0 or size > QUEUE_SIZE_MAX or size & (size - 1):
             raise ValueError(f"a queue of {size} entries: a power of two up to {QUEUE_SIZE_MAX} is possible")
-        if self.reactor.state.queue_count >= QUEUES_PER_REACTOR:
-            raise ValueError(f"a reactor serves up to {QUEUES_PER_REACTOR} queues")
-        check_wake_descriptor(kick, "kick")
-        self._lay_ring(table, size, descriptors, available, used, &command)
-        self._prepare(size, base, features, &command)
-        try:
+        with self.lock:
+            if self.running:
+                raise ValueError("the queue runs already")
+            self._lay_ring(table, size, descriptors, available, used, &command)
             self._take_descriptors(kick, call, error)
-        except BaseException:
-            self._close_descriptors()
-            raise
+            try:
+                self._prepare(size, base, features, &command)
+                self.reactor.attach()
+            except BaseException:
+                self._close_descriptors()
+                raise
+            self._begin(table, &command)
+
+    cdef _begin(self, MemoryTable table, Command *command):
         hold = TableHold(table)
         self.holds.append(hold)
         self.state.use = (<TableHold>hold).use
         command.kind = COMMAND_START
         command.queue = self.state
-        self.reactor._ask(&command)
+        self.reactor._ask(command)
         self.running = True
+        RUNNING.add(self)
 
     cdef _lay_ring(self, MemoryTable table, uint32_t size, uint64_t descriptors, uint64_t available, uint64_t used,
                    Command *command):
@@ -765,11 +794,16 @@ cdef class Queue:
         state.ring.event_idx = (features & RING_F_EVENT_IDX) != 0
 
     cdef _take_descriptors(self, int kick, int call, int error):
-        self.state.kick_fd = reopen_pipe(kick, os.O_RDONLY)
-        if self.state.kick_fd < 0:
-            self.state.kick_fd = duplicate(kick)
-        self.state.call_fd = duplicate_writable(call, "call")
-        self.state.error_fd = duplicate_writable(error, "error")
+        check_wake_descriptor(kick, "kick")
+        try:
+            self.state.kick_fd = reopen_pipe(kick, os.O_RDONLY)
+            if self.state.kick_fd < 0:
+                self.state.kick_fd = duplicate(kick)
+            self.state.call_fd = duplicate_writable(call, "call")
+            self.state.error_fd = duplicate_writable(error, "error")
+        except BaseException:
+            self._close_descriptors()
+            raise
 
     cdef _close_descriptors(self):
         for fd in (self.state.kick_fd, self.state.call_fd, self.state.error_fd):
@@ -778,37 +812,44 @@ cdef class Queue:
         self.state.kick_fd = self.state.call_fd = self.state.error_fd = -1
 
     def stop(self):
-        cdef Command command
-        if not self.running:
+        with self.lock:
+            if self.running:
+                self._end()
             return self.state.ring.next_available
+
+    cdef _end(self):
+        cdef Command command
         memset(&command, 0, sizeof(command))
         command.kind = COMMAND_STOP
         command.queue = self.state
         self.reactor._ask(&command)
         self.running = False
+        RUNNING.discard(self)
+        self.reactor.attached -= 1
         self.holds.clear()
         self._close_descriptors()
         self._free_slots()  # a guest may have made it touch all of it: 17 MiB for the largest ring
-        return self.state.ring.next_available
 
     def set_memory(self, MemoryTable table):
         cdef Command command
         cdef TableHold hold
-        if not self.running:
-            raise ValueError("the queue does not run")
-        self._lay_ring(table, self.state.ring.size, self.ring_addresses[0], self.ring_addresses[1],
-                       self.ring_addresses[2], &command)
-        hold = TableHold(table)
-        command.kind = COMMAND_MEMORY
-        command.queue = self.state
-        command.use = hold.use
-        self.holds.append(hold)
-        self.reactor._ask(&command)
+        with self.lock:
+            if not self.running:
+                raise ValueError("the queue does not run")
+            self._lay_ring(table, self.state.ring.size, self.ring_addresses[0], self.ring_addresses[1],
+                           self.ring_addresses[2], &command)
+            hold = TableHold(table)
+            command.kind = COMMAND_MEMORY
+            command.queue = self.state
+            command.use = hold.use
+            self.holds.append(hold)
+            self.reactor._ask(&command)
         self.release_memory()
 
     def release_memory(self):
-        self.holds = [hold for hold in self.holds if not (<TableHold>hold).finished()]
-        return len(self.holds) <= 1
+        with self.lock:
+            self.holds = [hold for hold in self.holds if not (<TableHold>hold).finished()]
+            return len(self.holds) <= 1
 
     cdef _replace(self, int kind, int fd, int old):
         cdef Command command
@@ -821,12 +862,14 @@ cdef class Queue:
             close(old)
 
     def set_call(self, int fd):
-        if self.running:
-            self._replace(COMMAND_CALL, duplicate_writable(fd, "call"), self.state.call_fd)
+        with self.lock:
+            if self.running:
+                self._replace(COMMAND_CALL, duplicate_writable(fd, "call"), self.state.call_fd)
 
     def set_error(self, int fd):
-        if self.running:
-            self._replace(COMMAND_ERROR, duplicate_writable(fd, "error"), self.state.error_fd)
+        with self.lock:
+            if self.running:
+                self._replace(COMMAND_ERROR, duplicate_writable(fd, "error"), self.state.error_fd)
 
     def statistics(self):
         cdef Statistics *counted = &self.state.statistics

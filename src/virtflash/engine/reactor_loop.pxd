@@ -271,10 +271,15 @@ cdef inline void forbid_all_kicks(ReactorState *reactor) noexcept nogil:
             ring_forbid_kicks(&reactor.queues[i].ring)
 
 
+cdef inline bint has_news(const ReactorState *reactor) noexcept nogil:
+    """A command, or memory that was found lost in this very turn: neither can wait for the next kick."""
+    return load_relaxed_u32(&reactor.mailbox.pending) or guard_loss_count() != reactor.losses_seen
+
+
 cdef inline void sleep(ReactorState *reactor, pollfd *fds) noexcept nogil:
     """Wait in the kernel for a kick, a completion, a command or a worker."""
     cdef uint64_t began_ns = monotonic_ns()
-    if not allow_all_kicks(reactor) and not load_relaxed_u32(&reactor.mailbox.pending):
+    if not allow_all_kicks(reactor) and not has_news(reactor):
         if reactor.io_path == IO_THREADS:
             poll_all(reactor, fds)
         else:
