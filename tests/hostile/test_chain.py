@@ -210,7 +210,7 @@ def test_indirection(attack: Attack, case: str) -> None:
 
 def test_indirect_that_was_not_negotiated(attack: Attack) -> None:
     """Direction: an indirect descriptor of a driver that did not take the feature."""
-    driver = attack.driver(features=FEATURES & ~RingFeature.INDIRECT_DESC)
+    driver = attack.driver(features=FEATURES & ~int(RingFeature.INDIRECT_DESC))
     driver.submit(RequestType.IN, room=SECTOR, indirect=True)
     stopped(attack, driver, "an indirect descriptor although none was negotiated")
 

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.parametrize(
 SECTOR = 512
 FEATURE_SETS = {
     "RO": FEATURES,
-    "no RO": FEATURES & ~BlkFeature.RO,
-    "legacy, no RO": LEGACY_FEATURES & ~BlkFeature.RO,
+    "no RO": FEATURES & ~int(BlkFeature.RO),
+    "legacy, no RO": LEGACY_FEATURES & ~int(BlkFeature.RO),
     "nothing": 0,
 }
 REFUSED = (

@@ -192,7 +192,7 @@ FEATURE_OF = {DISCARD: BlkFeature.DISCARD, WRITE_ZEROES: BlkFeature.WRITE_ZEROES
 @pytest.mark.parametrize("kind", FEATURE_OF)
 def test_type_that_was_not_negotiated(attack: Attack, kind: RequestType) -> None:
     """Type: what the device can do, but the driver did not take."""
-    volume = Volume(attack, attack.driver(features=FEATURES & ~FEATURE_OF[kind]))
+    volume = Volume(attack, attack.driver(features=FEATURES & ~int(FEATURE_OF[kind])))
     volume.refuses(kind, data=segment(0, 8), status=Status.UNSUPP)
 
 

@@ -120,7 +120,7 @@ def test_used_ring_rewritten_by_the_guest(attack: Attack) -> None:
 @pytest.mark.parametrize("event_idx", [False, True], ids=["flags", "event-idx"])
 def test_flags_of_the_available_ring(attack: Attack, flags: int, event_idx: bool) -> None:
     """Any bit may be set in the flags: only NO_INTERRUPT means something, and that only without EVENT_IDX (§2.7.6)."""
-    driver = attack.driver(features=FEATURES if event_idx else FEATURES & ~RingFeature.EVENT_IDX)
+    driver = attack.driver(features=FEATURES if event_idx else FEATURES & ~int(RingFeature.EVENT_IDX))
     queue = driver.queues[0]
     queue.take_interrupts()
     queue.available_flags = flags
@@ -156,7 +156,7 @@ def test_used_event_at_each_position(attack: Attack, base: int, count: int, even
 @pytest.mark.parametrize("event_idx", [False, True], ids=["flags", "event-idx"])
 def test_kicks_only_when_wanted(attack: Attack, base: int, event_idx: bool) -> None:
     """Event index: `avail_event` over all wrap positions. A driver that kicks only when asked to is always heard."""
-    features = FEATURES if event_idx else FEATURES & ~RingFeature.EVENT_IDX
+    features = FEATURES if event_idx else FEATURES & ~int(RingFeature.EVENT_IDX)
     driver = attack.driver(queue_size=SIZE, features=features, start=False)
     driver.negotiate(features)
     driver.share_memory()

@@ -1,0 +1,35 @@
+"""A volume that is served in this process, where a test can look at it and make its disk fail."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from virtflash.export import Export
+from virtflash.server import Server
+
+IMAGE_BYTES = 4 << 20
+
+
+class Disk:
+    """A volume that is served: `socket` for front ends, `export` for a look behind."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        served = server.served[0]
+        self.export: Export = served.export
+        assert served.volume.socket_path is not None
+        self.socket: Path = served.volume.socket_path
+        self.image = served.volume.image or Path()
+
+    @property
+    def binding(self) -> Any:
+        return self.export.binding
+
+    def content(self, sector: int, length: int) -> bytes:
+        """What the image holds, in bytes."""
+        with self.image.open("rb") as file:
+            return os.pread(file.fileno(), length, sector * 512)
+
+
+ServeDisk = Callable[..., Disk]
