@@ -95,6 +95,8 @@ WRONG = {
     "no size": (["--load", "r 4Q 1"], 2, "'4Q' is no size"),
     "no depth": (["--load", "r 4096 0"], 2, "at least 1"),
     "odd block": (["--block-size", "1000"], 1, "not a multiple of 512"),
+    "no time": (["--seconds", "nan"], 2, "nan is no number"),
+    "too long": (["--seconds", "inf"], 2, "inf is not in the range"),
     "deep": (["--depth", "400", "--chains", "direct"], 1, "needs a ring of 1200 entries"),
     "too large": (["--image-size", "1000TiB"], 1, "are free"),
 }

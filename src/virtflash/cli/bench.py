@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +26,16 @@ FILE_COLUMNS = 160
 OWN_SERVER = "serve --image {image} --socket {socket} --queues {queues} --log-level warning"
 
 LoadWords = tuple[str, int, int, int]
+
+
+class Number(click.FloatRange):
+    """A range of numbers. "nan" is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if number != number:  # noqa: PLR0124 - as only "nan" does
+            self.fail(f"{value} is no number", param, ctx)
+        return number
 
 
 class Load(click.ParamType):  # type: ignore[type-arg]  # click became generic in 8.4
@@ -62,10 +72,10 @@ class Load(click.ParamType):  # type: ignore[type-arg]  # click became generic i
     "--load", "loads", type=Load(), multiple=True, metavar='"RW SIZE DEPTH [QUEUES]"', help="Several loads in one go."
 )
 @click.option("--standard", is_flag=True, help="The loads that the project's own tables show.")
-@click.option("--seconds", type=click.FloatRange(0.05, 3600), default=3.0, show_default=True, help="Of each round.")
+@click.option("--seconds", type=Number(0.05, 3600), default=3.0, show_default=True, help="Of each round.")
 @click.option("--rounds", type=click.IntRange(1, 1000), help="Of each load; the median counts.  [default: 1; --vs: 3]")
 @click.option("--poll", is_flag=True, help="Look for completions all the time instead of waiting for interrupts.")
-@click.option("--spin", type=click.FloatRange(0), default=0.0, metavar="US", help="Look for so long before waiting.")
+@click.option("--spin", type=Number(0, 1e6), default=0.0, metavar="US", help="Look for so long before waiting.")
 @click.option(
     "--chains",
     type=click.Choice(["direct", "indirect"]),
