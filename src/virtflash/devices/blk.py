@@ -151,17 +151,19 @@ def offered_features(backing: Backing, options: BlkOptions) -> int:
 
 
 def initial_config(backing: Backing, options: BlkOptions) -> BlkConfig:
+    """Fields of what is not offered are not there (§5.2.4): they read as 0, and num_queues as 1."""
+    features = offered_features(backing, options)
     config = BlkConfig(
         capacity=backing.capacity_sectors,
         size_max=SEGMENT_BYTES_MAX,
         seg_max=SEGMENTS_MAX,
         blk_size=backing.logical_block_bytes,
         writeback=WRITE_BACK,
-        num_queues=options.queues,
+        num_queues=options.queues if features & BlkFeature.MQ else 1,
     )
     set_geometry(config)
     set_topology(config, backing)
-    set_ranges(config, backing)
+    set_ranges(config, backing, features)
     return config
 
 
@@ -178,15 +180,15 @@ def set_topology(config: BlkConfig, backing: Backing) -> None:
     config.opt_io_size = backing.optimal_io_bytes // backing.logical_block_bytes
 
 
-def set_ranges(config: BlkConfig, backing: Backing) -> None:
-    """Limits of discard, write zeroes and secure erase; fields of what is not offered stay 0."""
-    if backing.max_discard_sectors:
+def set_ranges(config: BlkConfig, backing: Backing, features: int) -> None:
+    """Limits of discard, write zeroes and secure erase."""
+    if features & BlkFeature.DISCARD:
         config.max_discard_sectors, config.max_discard_seg = backing.max_discard_sectors, RANGES_MAX
         config.discard_sector_alignment = backing.discard_alignment_sectors
-    if backing.max_write_zeroes_sectors:
+    if features & BlkFeature.WRITE_ZEROES:
         config.max_write_zeroes_sectors, config.max_write_zeroes_seg = backing.max_write_zeroes_sectors, RANGES_MAX
         config.write_zeroes_may_unmap = int(backing.unmap_zeroes)
-    if backing.max_secure_erase_sectors:
+    if features & BlkFeature.SECURE_ERASE:
         config.max_secure_erase_sectors = backing.max_secure_erase_sectors
         config.max_secure_erase_seg = RANGES_MAX
         config.secure_erase_sector_alignment = backing.secure_erase_alignment_sectors
