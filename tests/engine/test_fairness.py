@@ -1,5 +1,6 @@
-"""None may starve another (HOSTILE row "liveness"): floods of requests and of kicks, beside a quiet queue."""
+"""None may starve another (HOSTILE row "liveness"): floods of requests, kicks and slow ranges, beside a quiet queue."""
 
+import os
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,13 @@ from virtflash.virtio.blk import RequestType
 
 Serve = Callable[..., ServedRing]
 BATCH = 32  # heads that a reactor takes from a ring in one turn
+RANGES = {"write_zeroes": True, "max_write_zeroes_sectors": 1 << 20}
+ZEROES = 1 << 15  # sectors: 16 MiB, which take a worker some milliseconds
+MANY = 64
+
+
+def zeroes(sectors: int) -> bytes:
+    return struct.pack("<QII", 0, sectors, 0)
 
 
 def fill(served: ServedRing) -> None:
@@ -63,6 +71,32 @@ def test_a_driver_that_never_looks_at_what_comes_back(serve: Serve, disk: int) -
         careless.ring.offer(head)
         while careless.ring.used_index != turn:
             assert quiet.read(turn % SECTORS).status == OK
+
+
+def median_latency(served: ServedRing) -> int:
+    """Of its ranges, in nanoseconds, as the device measured it; the upper bound of a bucket."""
+    histogram = served.statistics()["latency"]["other"]
+    middle, bucket = sum(histogram["counts"]) / 2, 0
+    while sum(histogram["counts"][: bucket + 1]) < middle:
+        bucket += 1
+    return int(histogram["bounds_ns"][bucket])
+
+
+@pytest.mark.parametrize("attackers", [1, 3])
+def test_slow_ranges_leave_workers_for_others(serve: Serve, attackers: int) -> None:
+    """Zeroes written as data, a gigabyte for each attacker: queues have turns, and long ranges are done in parts."""
+    fd = os.memfd_create("disk")
+    os.ftruncate(fd, ZEROES * 512)
+    slow = [serve(fd, ZEROES, ring={"size": 256}, **RANGES) for _ in range(attackers)]
+    quiet = serve(fd, ZEROES, **RANGES)
+    for served in slow:
+        requests = [served.blk(RequestType.WRITE_ZEROES, 0, zeroes(ZEROES)) for _ in range(MANY)]
+        served.ring.offer(*(request.head for request in requests))
+    assert quiet.do(RequestType.WRITE_ZEROES, 0, zeroes(8)).status == OK
+    for served in slow:
+        assert len(served.ring.wait(MANY)) == MANY
+    assert median_latency(quiet) < min(map(median_latency, slow)), "it waited for more than half of the others"
+    os.close(fd)
 
 
 @contextmanager

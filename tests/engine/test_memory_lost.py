@@ -165,7 +165,8 @@ def test_again_and_again(serve: Serve, disk: int, other: ServedRing) -> None:
 
 
 def maps() -> int:
-    return len(Path("/proc/self/maps").read_text().splitlines())
+    """But for the small rings that queues keep."""
+    return sum("io_uring" not in line for line in Path("/proc/self/maps").read_text().splitlines())
 
 
 def test_when_another_handler_came_later(serve: Serve, disk: int, other: ServedRing) -> None:

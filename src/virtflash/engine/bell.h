@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <liburing.h>
 #include <linux/aio_abi.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -24,10 +25,14 @@
 
 enum { BELL_WRITE, BELL_SEND, BELL_EVENTFD, BELL_EVENTFD_RING };
 enum { BELL_ENDS = 128 }; /* asynchronous reads that may end before the list of them is emptied */
+enum { BELL_TRIES = 8 };  /* other reactors may take the room that was made */
+
+/* Of the process, for good: to give it up takes tens of milliseconds. 0: the kernel has none, or does not ring. */
+static aio_context_t bell_context;
+static pthread_once_t bell_once = PTHREAD_ONCE_INIT;
 
 /* What a reactor rings with. */
 struct ringer {
-    aio_context_t context; /* 0: none is to be had */
     struct iocb request;
     int rings; /* io_uring is allowed */
 };
@@ -43,41 +48,46 @@ static inline int ringer_submit(struct ringer *ringer, int fd)
 {
     struct iocb *requests[1] = {&ringer->request};
     ringer->request.aio_resfd = fd;
-    return syscall(SYS_io_submit, ringer->context, 1, requests) == 1;
+    return syscall(SYS_io_submit, bell_context, 1, requests) == 1;
 }
 
-static inline void ringer_empty(struct ringer *ringer)
+/* Room for more ends, which nobody looks at. Every reactor makes it for all. */
+static inline void ringer_empty(void)
 {
     struct io_event events[BELL_ENDS];
     struct timespec at_once = {0, 0};
-    syscall(SYS_io_getevents, ringer->context, 0, BELL_ENDS, events, &at_once);
+    syscall(SYS_io_getevents, bell_context, 0, BELL_ENDS, events, &at_once);
 }
 
-static inline void ringer_unmake(struct ringer *ringer)
+/* `quiet`: an eventfd to read no bytes of, which fails and takes nothing from it. */
+static inline void ringer_prepare(struct ringer *ringer, int quiet)
 {
-    if (ringer->context)
-        syscall(SYS_io_destroy, ringer->context);
-    ringer->context = 0;
-}
-
-/* `quiet`: an eventfd to read no bytes of, which fails and takes nothing from it. Whether this kernel rings is tried. */
-static inline void ringer_make(struct ringer *ringer, int quiet, int rings)
-{
-    uint64_t count = 0;
-    int trial = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     memset(ringer, 0, sizeof(*ringer));
-    ringer->rings = rings;
     ringer->request.aio_lio_opcode = IOCB_CMD_PREAD;
     ringer->request.aio_fildes = quiet;
     ringer->request.aio_flags = IOCB_FLAG_RESFD;
-    if (syscall(SYS_io_setup, BELL_ENDS, &ringer->context))
-        ringer->context = 0;
-    if (ringer->context)
-        ringer_submit(ringer, trial);
-    if (trial < 0 || read(trial, &count, sizeof(count)) != sizeof(count) || count != 1)
-        ringer_unmake(ringer);
+}
+
+/* Get the context, and try whether this kernel rings. */
+static void bell_make_context(void)
+{
+    struct ringer ringer;
+    uint64_t count = 0;
+    int trial = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    ringer_prepare(&ringer, trial);
+    if (trial < 0 || syscall(SYS_io_setup, BELL_ENDS, &bell_context))
+        bell_context = 0;
+    else if (!ringer_submit(&ringer, trial) || read(trial, &count, sizeof(count)) != sizeof(count) || count != 1)
+        bell_context = 0;
     if (trial >= 0)
         close(trial);
+}
+
+static inline void ringer_make(struct ringer *ringer, int quiet, int rings)
+{
+    pthread_once(&bell_once, bell_make_context);
+    ringer_prepare(ringer, quiet);
+    ringer->rings = rings;
 }
 
 static inline int bell_has_ring(struct bell *bell, const struct ringer *ringer)
@@ -117,11 +127,9 @@ static inline void bell_ring(struct bell *bell, struct ringer *ringer, int fd)
         io_uring_cq_advance(&bell->ring, io_uring_cq_ready(&bell->ring));
     } else if (bell->kind == BELL_SEND) {
         ignored = send(fd, &one, sizeof(one), MSG_DONTWAIT | MSG_NOSIGNAL);
-    } else if (bell->kind == BELL_EVENTFD && ringer->context) {
-        if (!ringer_submit(ringer, fd) && errno == EAGAIN) {
-            ringer_empty(ringer);
-            ringer_submit(ringer, fd);
-        }
+    } else if (bell->kind == BELL_EVENTFD && bell_context) {
+        for (int tries = 0; tries < BELL_TRIES && !ringer_submit(ringer, fd) && errno == EAGAIN; tries++)
+            ringer_empty();
     } else {
         ignored = write(fd, &one, sizeof(one));
     }

@@ -8,7 +8,6 @@ cdef extern from "bell.h" nogil:
         pass
 
     void ringer_make(Ringer *ringer, int quiet, bint rings)
-    void ringer_unmake(Ringer *ringer)
     void bell_set(Bell *bell, const Ringer *ringer, int fd, bint often)
     void bell_ring(Bell *bell, Ringer *ringer, int fd)
     void bell_unmake(Bell *bell)

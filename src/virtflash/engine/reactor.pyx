@@ -36,7 +36,7 @@ from virtflash.engine.atomics cimport (
     store_relaxed_u64,
     store_release_u32,
 )
-from virtflash.engine.bell cimport bell_unmake, ringer_make, ringer_unmake
+from virtflash.engine.bell cimport bell_unmake, ringer_make
 from virtflash.engine.blocking_io cimport sync_file
 from virtflash.engine.bounce cimport bounce_unmake
 from virtflash.engine.completion cimport raise_event
@@ -500,7 +500,6 @@ cdef void *reactor_main(void *argument) noexcept nogil:
         return NULL
     ringer_make(&reactor.ringer, reactor.mailbox.event_fd, reactor.io_path != IO_THREADS)
     serve(reactor)
-    ringer_unmake(&reactor.ringer)
     pool_close(&reactor.pool)
     if reactor.io_path != IO_THREADS:
         io_uring_queue_exit(&reactor.ring)
