@@ -1,6 +1,7 @@
 """The socket of a session: whole messages in, with their file descriptors, and answers out, in bounded time."""
 
 import array
+import contextlib
 import os
 import socket
 import struct
@@ -61,6 +62,11 @@ class Connection:
             self._socket.sendall(message.pack())
         except OSError as error:
             raise ProtocolError(f"the answer to {message.name} could not be sent: {error}") from error
+
+    def hang_up(self) -> None:
+        """End the connection, also under a read or write that waits for the front end. From any thread."""
+        with contextlib.suppress(OSError):  # it is closed already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._socket.close()

@@ -63,6 +63,9 @@ class FrontDoor:
         """Let the front end go, stop its queues, and listen no more."""
         if self._thread.is_alive():
             self._post(None)
+            connection = self._connection
+            if connection is not None:
+                connection.hang_up()  # it may stall in the middle of a message
             self._thread.join()
         self._listening.close()
         self._selector.close()
