@@ -1,12 +1,15 @@
 """What a server says when it begins: what it serves, how, and the options with which QEMU attaches a guest."""
 
+import platform
 import shlex
 import sys
 
+from virtflash.engine import Reactor
 from virtflash.export import Export
 from virtflash.server import Served, Server
 from virtflash.virtio.blk import SECTOR_BYTES, BlkFeature
 
+MACHINES = {"x86_64": "q35", "aarch64": "virt"}  # as QEMU calls them
 IO_WORDS = {
     "io_uring": "io_uring with deferred task work and registered files",
     "io_uring-plain": "io_uring, without deferred task work",
@@ -25,20 +28,25 @@ SHOWN_FEATURES = (
 
 
 def announce(server: Server, *, as_json: bool) -> None:
-    """As text on standard output, or, where logs are JSON, as one log entry for each volume."""
+    """As text on standard output, or, where logs are JSON, as one log entry for each volume. OSError: not written."""
     for number, served in enumerate(server.served):
         if as_json:
-            extra = {"event": {"kind": "serving", **describe(served, number)}}
+            extra = {"event": {"kind": "serving", **describe(server, served, number)}}
             served.export.log.info("serving at %s", served.at, extra=extra)
-        else:
+        elif sys.stdout is not None:  # closed by whoever started us
             sys.stdout.write(text(server, served, number))
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
-def describe(served: Served, number: int) -> dict[str, object]:
+def describe(server: Server, served: Served, number: int) -> dict[str, object]:
     export = served.export
     return {
         "backing": export.backing.description,
+        "read_only": export.backing.read_only,
+        "direct": export.backing.direct,
+        "io": reactor_of(server, number).io_path,
+        "reactors": len(server.reactors),
         "bytes": export.device.capacity_sectors * SECTOR_BYTES,
         "socket": served.at,
         "queues": export.queue_count,
@@ -51,7 +59,7 @@ def text(server: Server, served: Served, number: int) -> str:
     export, backing = served.export, served.export.backing
     how = ["direct" if backing.direct else "buffered"] if backing.fd >= 0 else []
     how += ["read-only"] if backing.read_only else []
-    reactor = server.reactors[number % len(server.reactors)]
+    reactor = reactor_of(server, number)
     reason = f" ({reactor.io_reason})" if reactor.io_reason else ""
     kind = "block device " if backing.block_device else ""
     size = human(export.device.capacity_sectors * SECTOR_BYTES)
@@ -61,9 +69,14 @@ def text(server: Server, served: Served, number: int) -> str:
         f"  queues    {export.queue_count}, on {len(server.reactors)} reactor{'s' if len(server.reactors) > 1 else ''}",
         f"  I/O       {IO_WORDS[reactor.io_path]}{reason}",
         f"  offers    {' '.join(feature_names(export))}",
-        f"  attach    qemu-system-x86_64 {qemu_options(served, number)}",
+        f"  attach    qemu-system-{platform.machine()} {qemu_options(served, number)}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def reactor_of(server: Server, number: int) -> Reactor:
+    """Of a volume's first queue."""
+    return server.reactors[number % len(server.reactors)]
 
 
 def feature_names(export: Export) -> list[str]:
@@ -77,7 +90,7 @@ def qemu_options(served: Served, number: int) -> str:
     options = [
         "-m", "1G",
         "-object", "memory-backend-memfd,id=mem,size=1G,share=on",
-        "-machine", "q35,memory-backend=mem",
+        "-machine", f"{MACHINES.get(platform.machine(), 'q35')},memory-backend=mem",
         "-chardev", f"socket,id=vf{number},path={path}",
         "-device", f"vhost-user-blk-pci,chardev=vf{number}{queues}",
     ]  # fmt: skip

@@ -88,6 +88,7 @@ class Export:
 
     def _tell(self, what: str, text: str, *, level: int = logging.INFO, **extra: object) -> None:
         """Log what a guest or its front end can make happen without end."""
+        extra.setdefault("event", {"kind": what})
         self.log.limited(what, text, level=level, burst=LIFE_LINES, extra=extra)
 
     def _adopt_mode(self) -> None:
@@ -212,7 +213,7 @@ class Export:
             "capacity_sectors": self.device.capacity_sectors,
             "write_through": self.binding.write_through,
             "sync_failed": self.binding.sync_failed,
-            "queues": [queue.statistics() for queue in self.queues],
+            "queues": [queue_statistics(queue) for queue in self.queues],
         }
 
 
@@ -246,6 +247,13 @@ def make_binding(backing: Backing, serial: bytes) -> Binding:
         life_time_fd=backing.life_time_fd,
         pre_eol_fd=backing.pre_eol_fd,
     )
+
+
+def queue_statistics(queue: Queue) -> dict[str, Any]:
+    """Counters; of the latencies only how many were in each bucket, as all have the same bounds."""
+    counted = dict(queue.statistics())
+    latency = {kind: histogram["counts"] for kind, histogram in queue.statistics()["latency"].items()}
+    return {**counted, "latency": latency}
 
 
 def summary(statistics: dict[str, Any]) -> str:

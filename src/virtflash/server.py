@@ -4,7 +4,6 @@ Only this module knows everything. The main thread waits for signals; each devic
 reactors are threads without Python.
 """
 
-import json
 import os
 import signal
 import socket
@@ -16,9 +15,10 @@ from typing import Any, Self
 
 from virtflash.backing import Backing, null_backing, open_raw
 from virtflash.devices.blk import BlkOptions
-from virtflash.engine import Reactor
+from virtflash.engine import LATENCY_BOUNDS, Reactor
 from virtflash.export import Export
 from virtflash.logs import Log
+from virtflash.statistics_file import StatisticsFile
 from virtflash.vhost_user.front_door import FrontDoor
 from virtflash.vhost_user.listening_socket import adopt_socket, bind_socket
 
@@ -80,16 +80,17 @@ class Server:
     reactors: list[Reactor]
     served: list[Served] = field(default_factory=list)
     log: Log = field(default_factory=Log)
+    statistics_file: StatisticsFile | None = None
 
     @classmethod
     def create(cls, volumes: Sequence[Volume], options: Options) -> Self:
         """Open everything that can fail, before anything is served."""
-        check_statistics(options.statistics)
         server = cls(options, [])
         try:
+            server._name_statistics(volumes)
             server._start_reactors(len(volumes) * options.queues)
-            for number, volume in enumerate(volumes):
-                server._add(number, volume, len(volumes))
+            for number, (volume, name) in enumerate(zip(volumes, unique_names(volumes), strict=True)):
+                server._add(number, volume, name, len(volumes))
         except BaseException:
             server.close()
             raise
@@ -105,13 +106,18 @@ class Server:
                 f"--io {self.options.io}: {error.strerror}; leave it out to take what the kernel has"
             ) from error
 
-    def _add(self, number: int, volume: Volume, of: int) -> None:
-        blk_options = device_options(volume, self.options, number if of > 1 else None)
+    def _name_statistics(self, volumes: Sequence[Volume]) -> None:
+        if self.options.statistics is not None:
+            taken = [path for volume in volumes for path in (volume.image, volume.socket_path) if path is not None]
+            self.statistics_file = StatisticsFile(self.options.statistics, taken)
+
+    def _add(self, number: int, volume: Volume, name: str, of: int) -> None:
+        blk_options = device_options(name, self.options, number if of > 1 else None)
         first = number % len(self.reactors)
         with ExitStack() as undo:
             backing = open_backing(volume, self.options)
             undo.callback(backing.close)
-            export = Export(volume.name, backing, blk_options, self.reactors[first:] + self.reactors[:first])
+            export = Export(name, backing, blk_options, self.reactors[first:] + self.reactors[:first])
             listening = open_socket(volume)
             undo.pop_all()
         door = FrontDoor(
@@ -122,7 +128,7 @@ class Server:
             report=export.report,
             on_leave=export.front_end_left,
         )
-        at = listening.getsockname() or f"file descriptor {volume.fd}"
+        at = str(volume.socket_path.absolute()) if volume.socket_path else listening.getsockname()
         self.served.append(Served(volume, export, door, at))
 
     def __enter__(self) -> Self:
@@ -166,6 +172,7 @@ class Server:
 
     def statistics(self) -> dict[str, Any]:
         return {
+            "latency_bounds_ns": LATENCY_BOUNDS,
             "volumes": [served.export.statistics() for served in self.served],
             "reactors": [
                 {"name": reactor.name, "io": reactor.io_path, "wakeups": reactor.wakeups} for reactor in self.reactors
@@ -173,16 +180,12 @@ class Server:
         }
 
     def write_statistics(self) -> None:
-        """To the file that was named for them: whole, or not at all."""
-        path = self.options.statistics
-        if path is None or not self.served:
+        if self.statistics_file is None or not self.served:
             return
-        fresh = path.with_name(path.name + ".new")
         try:
-            fresh.write_text(json.dumps(self.statistics(), indent=1) + "\n")
-            fresh.replace(path)
+            self.statistics_file.write(self.statistics())
         except OSError as error:
-            self.log.error("statistics could not be written to %s: %s", path, error.strerror)
+            self.log.error("statistics could not be written to %s: %s", self.options.statistics, error.strerror)
 
 
 def block_signals() -> None:
@@ -190,21 +193,24 @@ def block_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
-def check_statistics(path: Path | None) -> None:
-    """What could not be written at the end is refused at the start."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise ServerError(f"--statistics {path}: no file in a directory that is there")
+def unique_names(volumes: Sequence[Volume]) -> list[str]:
+    """What volumes are called in logs, statistics and, where nothing else is asked for, in their guests."""
+    names: list[str] = []
+    for volume in volumes:
+        same = sum(other.name == volume.name for other in volumes[: len(names)])
+        names.append(f"{volume.name}-{same + 1}" if same else volume.name)
+    return names
 
 
-def device_options(volume: Volume, options: Options, number: int | None) -> BlkOptions:
+def device_options(name: str, options: Options, number: int | None) -> BlkOptions:
     """`number`: of this volume among several, whose serials must differ."""
-    serial = default_serial(volume.name) if options.serial is None else options.serial
-    if options.serial is not None and number is not None:
-        serial = f"{serial}-{number}"
+    serial = default_serial(name) if options.serial is None else options.serial
+    more = "" if options.serial is None or number is None else f"-{number}"
     try:
-        return BlkOptions(serial.encode(errors="replace"), options.queues, options.spec)
+        return BlkOptions((serial + more).encode(errors="replace"), options.queues, options.spec)
     except ValueError as error:
-        raise ServerError(f"--serial {serial}: {error}") from error
+        behind = f", with the {more!r} behind it that tells several volumes apart" if more else ""
+        raise ServerError(f"--serial {serial}: {error}{behind}") from error
 
 
 def open_backing(volume: Volume, options: Options) -> Backing:
@@ -222,5 +228,5 @@ def open_socket(volume: Volume) -> socket.socket:
 
 
 def default_serial(name: str) -> str:
-    """A volume's name is what tells it from others in a guest (/dev/disk/by-id)."""
-    return "".join(letter if letter.isascii() and letter.isprintable() else "_" for letter in name)[:20]
+    """A volume's name is what tells it from others in a guest (/dev/disk/by-id). Of a long one the end tells most."""
+    return "".join(letter if letter.isascii() and letter.isprintable() else "_" for letter in name)[-20:]

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from virtflash.demo.server_process import is_listening
+from virtflash.driver.blk import BlkDriver
+
 PROGRAM = Path(sys.executable).with_name("virtflash")
 BACK_END = Path(sys.executable).with_name("virtflash-vhost-user-blk")
 DEADLINE_SECONDS = 20
@@ -35,13 +38,23 @@ MISUSE = {  # what a user may get wrong: the arguments, and what the one line mu
     "nothing to serve": ("serve --socket {tmp}/s", "--image"),
     "two things to serve": ("serve --image {image} --null 1M --socket {tmp}/s", "--null"),
     "nowhere to serve it": ("serve --image {image}", "--socket"),
-    "an image too many": ("serve --image {image} --image {image} --socket {tmp}/s", "socket of its own"),
+    "an image too many": ("serve --image {image} --image {tmp}/odd --socket {tmp}/s", "one of its own"),
+    "a socket too many": ("serve --null 1M --socket {tmp}/s --socket {tmp}/t", "one of its own"),
+    "the same image twice": (
+        "serve --image {image} --image {tmp}/../{here}/disk.img --socket {tmp}/s --socket {tmp}/t",
+        "named twice",
+    ),
+    "the same socket twice": (
+        "serve --image {image} --image {tmp}/odd --socket {tmp}/s --socket {tmp}/s",
+        "named twice",
+    ),
+    "a path without a name": ("serve --image= --socket {tmp}/s", "an empty path"),
     "missing file": ("serve --image {tmp}/no --socket {tmp}/s", "No such file"),
     "directory": ("serve --image {tmp} --socket {tmp}/s", "neither a file nor a block device"),
     "odd size": ("serve --image {tmp}/odd --socket {tmp}/s", "512-byte sectors"),
     "socket path too long": ("serve --image {image} --socket {tmp}/{long}", "107 bytes"),
     "socket in no directory": ("serve --image {image} --socket {tmp}/no/s", "No such file"),
-    "socket is a file": ("serve --image {image} --socket {image}", "no socket"),
+    "socket is a file": ("serve --image {image} --socket {tmp}/odd", "no socket"),
     "no descriptor": ("serve --image {image} --fd 99", "not inherited"),
     "unknown option": ("serve --imaeg {image} --socket {tmp}/s", "--imaeg"),
     "unknown command": ("sevre", "sevre"),
@@ -49,7 +62,14 @@ MISUSE = {  # what a user may get wrong: the arguments, and what the one line mu
     "odd null size": ("serve --null 1000 --socket {tmp}/s", "multiple of 512"),
     "serial too long": ("serve --image {image} --socket {tmp}/s --serial {long}", "20"),
     "unknown spec": ("serve --image {image} --socket {tmp}/s --spec 0.5", "0.5"),
-    "a directory for statistics": ("serve --image {image} --socket {tmp}/s --statistics {tmp}", "directory"),
+    "a null disk too large": ("serve --null 99999999T --socket {tmp}/s", "below 8 EiB"),
+    "a directory for statistics": ("serve --image {image} --socket {tmp}/s --statistics {tmp}", "no file"),
+    "a device for statistics": ("serve --image {image} --socket {tmp}/s --statistics /dev/null", "no file"),
+    "the image for statistics": ("serve --image {image} --socket {tmp}/s --statistics {image}", "is an image"),
+    "the socket for statistics": (
+        "serve --image {image} --socket {tmp}/s --statistics {tmp}/s",
+        "is an image or a socket",
+    ),
     "statistics in no directory": ("serve --image {image} --socket {tmp}/s --statistics {tmp}/no/x", "directory"),
 }
 
@@ -58,7 +78,7 @@ MISUSE = {  # what a user may get wrong: the arguments, and what the one line mu
 def test_what_a_user_got_wrong_is_told_in_one_line(case: str, tmp_path: Path, image: Path) -> None:
     (tmp_path / "odd").write_bytes(bytes(1000))
     arguments, named = MISUSE[case]
-    ended = run(*arguments.format(image=image, tmp=tmp_path, long="x" * 120).split())
+    ended = run(*arguments.format(image=image, tmp=tmp_path, here=tmp_path.name, long="x" * 120).split())
     assert ended.returncode not in (0, None)
     assert ended.returncode > 0
     assert ended.stderr.count("\n") == 1, ended.stderr
@@ -87,6 +107,55 @@ class Running:
         status = self.process.wait(DEADLINE_SECONDS)
         with self.process.stdout, self.process.stderr:
             return status, self.first_line + self.process.stdout.read(), self.process.stderr.read()
+
+
+def test_no_command_is_a_question_for_help() -> None:
+    ended = run()
+    assert ended.returncode == 0
+    assert "Commands" in ended.stdout
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", ["--version", "serve --help", "completion bash"])
+def test_output_that_cannot_be_written_is_one_line(arguments: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [PROGRAM, *arguments.split()], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("No space left on device\n")
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("output", ["full", "closed"])
+def test_guests_are_served_whether_or_not_anybody_reads_what_is_said(output: str, tmp_path: Path, image: Path) -> None:
+    redirection = ">&-" if output == "closed" else ">/dev/full"
+    command = f'exec "$0" serve --image "$1" --socket "$2" {redirection}'
+    with subprocess.Popen(
+        ["sh", "-c", command, PROGRAM, image, tmp_path / "s"], stderr=subprocess.PIPE, text=True
+    ) as server:
+        while not is_listening(tmp_path / "s"):
+            assert server.poll() is None
+        with BlkDriver(tmp_path / "s") as driver:
+            assert driver.read(0, 512).check().data == bytes(512)
+        server.terminate()
+        assert server.stderr is not None
+        assert "Traceback" not in server.stderr.read()
+    assert server.returncode == 0
+
+
+def test_volumes_of_the_same_name_are_told_apart(tmp_path: Path, image: Path) -> None:
+    (tmp_path / "other").mkdir()
+    twin = tmp_path / "other/disk.img"
+    twin.write_bytes(bytes(1 << 20))
+    sockets = [tmp_path / "s", tmp_path / "t"]
+    running = Running("serve", "--image", image, "--image", twin, "--socket", sockets[0], "--socket", sockets[1])
+    serials = set()
+    for path in sockets:
+        with BlkDriver(path) as driver:
+            serials.add(driver.get_id().check().data.rstrip(b"\0"))
+    assert serials == {b"disk", b"disk-2"}
+    assert "disk-2: front end connected" in running.end()[2]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -7,8 +7,8 @@ _LIMIT_SECTORS = 1 << 22
 
 def null_backing(size_bytes: int, *, read_only: bool = False) -> Backing:
     """Reads leave the guest's buffers as they are. BackingError: no whole number of sectors."""
-    if size_bytes <= 0 or size_bytes % SECTOR_BYTES:
-        raise BackingError(f"a size of {size_bytes} bytes: it has to be a multiple of {SECTOR_BYTES}, and not 0")
+    if not 0 < size_bytes < 2**63 or size_bytes % SECTOR_BYTES:
+        raise BackingError(f"--null {size_bytes}: a size in bytes is a multiple of {SECTOR_BYTES}, not 0, below 8 EiB")
     return Backing(
         description="nothing (reads and writes go nowhere)",
         fd=-1,

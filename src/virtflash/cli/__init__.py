@@ -1,6 +1,8 @@
 """The command line. Commands are imported when they are called: most of what they need takes long to import."""
 
 import importlib
+import os
+import sys
 
 import click
 
@@ -44,7 +46,7 @@ def print_version(context: click.Context, _parameter: click.Parameter, wanted: b
     context.exit()
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version",
     is_flag=True,
@@ -53,24 +55,53 @@ def print_version(context: click.Context, _parameter: click.Parameter, wanted: b
     callback=print_version,
     help="Print the versions of this program and of what was compiled in.",
 )
-def virtflash() -> None:
+@click.pass_context
+def virtflash(context: click.Context) -> None:
     """virtflash: a virtio block server made for flash that several virtual machines share."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+class CommandError(click.ClickException):
+    """Something is in the way that is no misuse of the command line; one line. Told with the command's name."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        context = click.get_current_context(silent=True)
+        self.command_path = "virtflash" if context is None else context.command_path
 
 
 def run(command: click.Command, name: str) -> int:
-    """Run a command; returns the exit status. What the user got wrong is told in one line."""
+    """Run a command; returns the exit status. What is wrong is told in one line."""
     try:
         result = command.main(prog_name=name, standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx is not None else name
-        click.echo(f"{path}: {error.format_message()} (see {path} --help)", err=True)
-        return error.exit_code
+        return complain(f"{path}: {error.format_message().rstrip('.')}; see {path} --help", error.exit_code)
+    except CommandError as error:
+        return complain(f"{error.command_path}: {error.format_message()}", error.exit_code)
     except click.ClickException as error:
-        click.echo(f"{name}: {error.format_message()}", err=True)
-        return error.exit_code
+        return complain(f"{name}: {error.format_message()}", error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return 130
+    except OSError as error:
+        abandon_output()
+        return complain(f"{name}: {error.strerror or error}", 1)
     return result if isinstance(result, int) else 0
+
+
+def complain(text: str, status: int) -> int:
+    """One line on standard error, whatever it was made of."""
+    click.echo(" ".join(text.split()), err=True)
+    return status
+
+
+def abandon_output() -> None:
+    """Standard output cannot be written to: let the interpreter not try again when it ends."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> int:

@@ -7,13 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from virtflash.cli import CommandError, abandon_output
 from virtflash.cli.sizes import Size
 
 if TYPE_CHECKING:
     from virtflash.server import Options, Volume
 
 CAPABILITIES = json.dumps({"type": "block", "features": ["read-only", "blk-file"]})  # of the program conventions
-PATH = click.Path(path_type=Path)
+
+
+class NamedPath(click.Path):
+    """A path that has a name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:
+            self.fail("an empty path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = NamedPath(path_type=Path)
 
 
 @click.command()
@@ -26,7 +38,13 @@ PATH = click.Path(path_type=Path)
     metavar="FILE",
     help="Raw image file or block device to serve; several are served at several sockets, in their order.",
 )
-@click.option("--null", "null", type=Size(), metavar="SIZE", help="Serve a disk that keeps nothing, to measure with.")
+@click.option(
+    "--null",
+    "null",
+    type=Size(),
+    metavar="SIZE",
+    help="Serve a disk of this size that keeps nothing, to measure with (8GiB).",
+)
 @click.option(
     "--socket", "--socket-path", "sockets", type=PATH, multiple=True, metavar="PATH", help="UNIX socket to listen on."
 )
@@ -42,7 +60,10 @@ PATH = click.Path(path_type=Path)
     help="Threads that serve queues; 0, the default: one for each queue, up to half of the processors.",
 )
 @click.option(
-    "--serial", metavar="TEXT", help="Serial number that guests read, up to 20 characters; default: the name."
+    "--serial",
+    metavar="TEXT",
+    help="Serial number that guests read, up to 20 characters, the image's name by default. "
+    "Several volumes get -0, -1, ... behind it.",
 )
 @click.option("--spec", type=click.Choice(["1.0"]), help="Offer what a driver of this version knows, and TRIM.")
 @click.option(
@@ -60,7 +81,7 @@ PATH = click.Path(path_type=Path)
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
-    help="Least.",
+    help="The least that is logged, to standard error.",
 )
 @click.option("--log-json", is_flag=True, help="Log as JSON, one object a line.")
 @click.option("--print-capabilities", is_flag=True, help="Print what this back end can, as JSON, and exit.")
@@ -84,6 +105,7 @@ def serve(
         click.echo(CAPABILITIES)
         return 0
     check_what_and_where(images=len(images), null=null is not None, sockets=len(sockets), fd=fd is not None)
+    check_named_once([*images, *sockets])
     from virtflash.server import Options, Volume  # noqa: PLC0415
 
     places: list[tuple[Path | None, int | None]] = [(path, None) for path in sockets] or [(None, fd)]
@@ -101,7 +123,16 @@ def check_what_and_where(*, images: int, null: bool, sockets: int, fd: bool) -> 
     if bool(sockets) == fd:
         raise click.UsageError("name where to serve it: either --socket PATH or --fd N")
     if (images or 1) != (sockets or 1):
-        raise click.UsageError(f"{images or 1} to serve at {sockets or 1} sockets: each needs a socket of its own")
+        raise click.UsageError(f"volumes to serve: {images or 1}, sockets: {sockets or 1}; each needs one of its own")
+
+
+def check_named_once(paths: Sequence[Path]) -> None:
+    """click.UsageError: a path that is empty, or the same file twice."""
+    seen: set[Path] = set()
+    for path in paths:
+        if path in seen or path.resolve() in seen:
+            raise click.UsageError(f"{path} is named twice")
+        seen |= {path, path.resolve()}
 
 
 def serve_volumes(
@@ -112,15 +143,20 @@ def serve_volumes(
     from virtflash.backing import BackingError  # noqa: PLC0415
     from virtflash.logs import set_up_logging  # noqa: PLC0415
     from virtflash.server import Server, ServerError, block_signals  # noqa: PLC0415
+    from virtflash.statistics_file import StatisticsError  # noqa: PLC0415
     from virtflash.vhost_user.listening_socket import SocketError  # noqa: PLC0415
 
     set_up_logging(log_level, as_json=log_json)
     block_signals()
     try:
         server = Server.create(volumes, options)
-    except (BackingError, SocketError, ServerError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    except (BackingError, SocketError, ServerError, StatisticsError, OSError) as error:
+        raise CommandError(str(error)) from error
     with server:
-        announce(server, as_json=log_json)
+        try:
+            announce(server, as_json=log_json)
+        except OSError as error:  # nobody has to read it for guests to be served
+            server.log.warning("what is served could not be printed: %s", error.strerror)
+            abandon_output()
         server.run()
     return 0

@@ -65,7 +65,7 @@ class Run:
         reports = self.guest.outcome()
         self.server.stop()
         final = self.server.host_bytes()
-        statistics = self.server.statistics()["volumes"][0]
+        statistics = self.server.statistics()
         return Outcome(self.part, reports, self.seconds, self.peak_host_bytes, final, statistics)
 
 

@@ -22,7 +22,7 @@ def summary(outcomes: Sequence[Outcome]) -> Table:
 
 def _rows(outcome: Outcome) -> Iterable[tuple[str, str]]:
     yield from _guest_rows(outcome)
-    yield from _server_rows(outcome.statistics)
+    yield from _server_rows(outcome.statistics["volumes"][0], outcome.statistics["latency_bounds_ns"])
     yield "host disk taken, at most", f"{outcome.peak_host_bytes / MEBIBYTE:.1f} MiB"
     yield "host disk taken, after the trim", f"{outcome.final_host_bytes / MEBIBYTE:.1f} MiB"
 
@@ -35,14 +35,14 @@ def _guest_rows(outcome: Outcome) -> Iterable[tuple[str, str]]:
     yield "boot to power off", f"{outcome.seconds:.1f} s"
 
 
-def _server_rows(statistics: dict[str, Any]) -> Iterable[tuple[str, str]]:
+def _server_rows(statistics: dict[str, Any], bounds_ns: list[int]) -> Iterable[tuple[str, str]]:
     queues: list[dict[str, Any]] = statistics["queues"]
     requests = _sum_of_dicts(queue["requests"] for queue in queues)
     yield "requests", "\n".join(f"{count} {kind}" for kind, count in requests.items() if count)
     for label, key in (("read", "bytes_read"), ("written", "bytes_written"), ("discarded", "bytes_discarded")):
         yield f"bytes {label}", f"{sum(queue[key] for queue in queues) / MEBIBYTE:.1f} MiB"
     for kind in ("read", "write", "flush"):
-        yield f"{kind} latency, p50 / p99", _latency([queue["latency"][kind] for queue in queues])
+        yield f"{kind} latency, p50 / p99", _latency(bounds_ns, [queue["latency"][kind] for queue in queues])
     yield "interrupts sent", str(sum(queue["interrupts"] for queue in queues))
     yield "completions without one", str(sum(queue["interrupts_suppressed"] for queue in queues))
     yield "errors", str(sum(queue["errors"] + queue["malformed"] for queue in queues))
@@ -56,9 +56,8 @@ def _sum_of_dicts(dicts: Iterable[dict[str, int]]) -> dict[str, int]:
     return total
 
 
-def _latency(histograms: Sequence[dict[str, list[int]]]) -> str:
-    bounds = histograms[0]["bounds_ns"]
-    counts = [sum(column) for column in zip(*(histogram["counts"] for histogram in histograms), strict=True)]
+def _latency(bounds: Sequence[int], histograms: Sequence[list[int]]) -> str:
+    counts = [sum(column) for column in zip(*histograms, strict=True)]
     if not sum(counts):
         return "-"
     return " / ".join(f"< {_quantile(bounds, counts, share) / 1000:.0f} us" for share in (0.5, 0.99))

@@ -4,6 +4,15 @@ A library of two nouns. A `Reactor` is a thread that serves queues; a `Queue` is
 `Binding`). Python creates, starts, stops and reads statistics; it never touches a ring that runs.
 """
 
-from virtflash.engine.reactor import QUEUE_ENTRIES_MAX, Binding, Mapping, MemoryTable, Queue, Reactor, versions
+from virtflash.engine.reactor import (
+    LATENCY_BOUNDS,
+    QUEUE_ENTRIES_MAX,
+    Binding,
+    Mapping,
+    MemoryTable,
+    Queue,
+    Reactor,
+    versions,
+)
 
-__all__ = ["QUEUE_ENTRIES_MAX", "Binding", "Mapping", "MemoryTable", "Queue", "Reactor", "versions"]
+__all__ = ["LATENCY_BOUNDS", "QUEUE_ENTRIES_MAX", "Binding", "Mapping", "MemoryTable", "Queue", "Reactor", "versions"]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 QUEUE_ENTRIES_MAX: int  # of a ring
+LATENCY_BOUNDS: list[int]  # upper bounds of the latency buckets, in nanoseconds
 
 class Latency(TypedDict):
     """A histogram: `counts[i]` requests took less than `bounds_ns[i]` nanoseconds and not less than the one before."""
