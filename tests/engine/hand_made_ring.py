@@ -199,11 +199,11 @@ class Ring:
         fresh = self.take_used()
         while len(fresh) < count:
             self.used_event = self.seen
-            fresh += self.take_used()
-            if len(fresh) < count:
+            found = self.take_used()
+            if not found:
                 assert wait_readable(self.call_fd), f"{count - len(fresh)} of {count} chains did not come back"
                 os.eventfd_read(self.call_fd)
-            fresh += self.take_used()
+            fresh += found
         return fresh
 
     def interrupts(self) -> int:

@@ -31,7 +31,7 @@ OPTIONS = {
     "serial": SERIAL,
 }
 REGIONS = [Region(GUEST, 1 << 19, 4096), Region(GUEST + (1 << 19), 1 << 19, (1 << 19) + 4096)]
-FEW = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+FEW = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 class Wish(NamedTuple):
