@@ -1,7 +1,6 @@
 """One or two servers in turn, round after round: A B A B, so that a machine whose speed drifts harms both alike."""
 
 import itertools
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,15 +25,17 @@ class Result:
         return median([figure(run) for run in self.runs[server]])
 
     @property
-    def ratio(self) -> float:
-        """Requests per second of the first to those of the second: the median of the rounds' ratios."""
-        first, second = self.runs
-        return statistics.median(a.iops / b.iops for a, b in zip(first, second, strict=True))
+    def ratio(self) -> float | None:
+        """Requests per second of the first to those of the second: the median of the rounds' ratios.
 
-    @property
-    def wrong(self) -> int:
-        """Requests that failed or gave the wrong data."""
-        return sum(run.failed + run.mismatched for runs in self.runs for run in runs)
+        None: in a round nothing succeeded at the second.
+        """
+        first, second = self.runs
+        return median([a.iops / b.iops if b.iops else None for a, b in zip(first, second, strict=True)])
+
+    def wrong(self, server: int) -> int:
+        """Requests to it that failed or gave the wrong data, in all rounds."""
+        return sum(run.wrong for run in self.runs[server])
 
     def to_json(self, names: Sequence[str]) -> dict[str, object]:
         answer: dict[str, object] = {"load": self.workload.to_json()}

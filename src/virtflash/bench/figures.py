@@ -1,53 +1,92 @@
-"""Tables of measurements, for people."""
+"""Tables of measurements, for people: at most 80 columns wide."""
 
 from collections.abc import Callable, Sequence
 
-from rich.table import Table
-
 from virtflash.bench.comparison import Result
 from virtflash.bench.measurement import Measurement
+from virtflash.bench.workload import Workload, size_text
+from virtflash.text_table import aligned
 
 NOT_KNOWN = "-"
+NAME_CHARACTERS = 24  # of a server: more would not leave room for its figures
+MILLISECONDS_FROM = 100_000  # microseconds
 
-# Heading, figure, how it is written
-COLUMNS: tuple[tuple[str, Callable[[Measurement], float | None], str], ...] = (
-    ("requests/s", lambda run: run.iops, ",.0f"),
-    ("MB/s", lambda run: run.bytes_per_second / 1e6, ",.0f"),
-    ("p50 us", lambda run: run.latency_us(50), ",.1f"),
-    ("p99 us", lambda run: run.latency_us(99), ",.1f"),
-    ("p99.9 us", lambda run: run.latency_us(99.9), ",.1f"),
-    ("CPU s/million", lambda run: run.cpu_per_million, ".2f"),
+Figure = Callable[[Measurement], float | None]
+Column = tuple[str, str, Figure, Callable[[float], str]]  # two lines of heading, the figure, how it is written
+
+
+def counted(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def microseconds(value: float) -> str:
+    """Without a unit, for a column that names it; "117 ms" and "10.2 s" where it would be too long."""
+    if value >= 1e7:
+        return f"{value / 1e6:.1f} s"
+    if value >= MILLISECONDS_FROM:
+        return f"{value / 1e3:.0f} ms"
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+
+
+RATE: Column = ("requests", "/s", lambda run: run.iops, counted)
+THROUGHPUT: Column = ("", "MB/s", lambda run: run.bytes_per_second / 1e6, counted)
+LATENCIES: tuple[Column, ...] = (
+    ("p50", "us", lambda run: run.latency_us(50), microseconds),
+    ("p99", "us", lambda run: run.latency_us(99), microseconds),
+    ("p99.9", "us", lambda run: run.latency_us(99.9), microseconds),
 )
-COMPARED = ("p50 us", "p99 us", "CPU s/million")
+CPU: Column = ("CPU us", "each", lambda run: run.cpu_per_million, lambda value: f"{value:.2f}")
+MEASURED = (RATE, THROUGHPUT, *LATENCIES, CPU)
+COMPARED = (*LATENCIES, CPU)
 
 
-def text(value: float | None, form: str) -> str:
-    return NOT_KNOWN if value is None else format(value, form)
-
-
-def _table(headings: Sequence[str], title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("load")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
-def measured(results: Sequence[Result]) -> Table:
-    """One server: a row for each load."""
-    table = _table([heading for heading, _, _ in COLUMNS])
+def measured(results: Sequence[Result]) -> list[str]:
+    """One server: a line for each load."""
+    rows = [
+        ["", "depth", *(above for above, *_ in MEASURED)],
+        ["load", "x queues", *(below for _, below, *_ in MEASURED)],
+    ]
     for result in results:
-        table.add_row(str(result.workload), *(text(result.middle(0, figure), form) for _, figure, form in COLUMNS))
-    return table
+        rows.append([*_load_cells(result.workload), *_cells(result, 0, MEASURED)])
+        rows.extend(_failures(result, 0))
+    return aligned(rows)
 
 
-def compared(results: Sequence[Result], names: Sequence[str]) -> Table:
-    """Two servers: requests per second of each, their ratio, and other figures side by side."""
-    pairs = [column for column in COLUMNS if column[0] in COMPARED]
-    title = f"{names[0]} / {names[1]}"
-    table = _table(["requests/s", "", "ratio", *(heading for heading, _, _ in pairs)], title)
+def compared(results: Sequence[Result], names: Sequence[str]) -> list[str]:
+    """Two servers: for each load a line of either, and the ratio of their requests per second."""
+    rows = [
+        ["", "requests", "", *(above for above, *_ in COMPARED)],
+        ["", "/s", "ratio", *(below for _, below, *_ in COMPARED)],
+    ]
     for result in results:
-        rates = [text(result.middle(i, lambda run: run.iops), ",.0f") for i in (0, 1)]
-        both = [" / ".join(text(result.middle(i, figure), form) for i in (0, 1)) for _, figure, form in pairs]
-        table.add_row(str(result.workload), *rates, f"{result.ratio:.2f}", *both)
-    return table
+        rows.append([str(result.workload)])
+        ratios = [_text(result.ratio, lambda value: f"{value:.2f}"), ""]
+        for server, (name, ratio) in enumerate(zip(names, ratios, strict=True)):
+            cells = _cells(result, server, COMPARED)
+            rows.append([f"  {short(name)}", *_cells(result, server, [RATE]), ratio, *cells])
+            rows.extend(_failures(result, server))
+    return aligned(rows)
+
+
+def short(name: str) -> str:
+    """The end of a name that is too long: where it is a path, that tells more than its beginning."""
+    return name if len(name) <= NAME_CHARACTERS else f"...{name[3 - NAME_CHARACTERS:]}"
+
+
+def _load_cells(workload: Workload) -> tuple[str, str]:
+    queues = f" x {workload.queues}" if workload.queues > 1 else ""
+    return f"{workload.direction} {size_text(workload.block_bytes)}", f"{workload.depth}{queues}"
+
+
+def _cells(result: Result, server: int, columns: Sequence[Column]) -> list[str]:
+    return [_text(result.middle(server, figure), write) for _, _, figure, write in columns]
+
+
+def _text(value: float | None, write: Callable[[float], str]) -> str:
+    return NOT_KNOWN if value is None else write(value)
+
+
+def _failures(result: Result, server: int) -> list[list[str]]:
+    """A line of its own below the figures, which are only of what succeeded."""
+    wrong = result.wrong(server)
+    return [[f"    not counted above: {wrong:,} requests that failed or gave the wrong data"]] if wrong else []

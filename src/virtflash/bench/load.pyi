@@ -52,12 +52,13 @@ class Load:
         """Let run() end early. From any thread."""
     @property
     def completed(self) -> int:
-        """Requests so far, those that failed too. From any thread, while it runs too; so are the other counters."""
+        """Requests that succeeded so far. From any thread, while it runs too; so are the other counters."""
     @property
     def drained(self) -> int:
-        """Requests that came back after the end of the time and are not in `completed` nor in the histogram."""
+        """Requests that succeeded after the end of the time and are not in `completed` nor in the histogram."""
     @property
-    def failed(self) -> int: ...
+    def failed(self) -> int:
+        """Requests that failed, and so are in no other figure; nor are those that are in `mismatched`."""
     @property
     def mismatched(self) -> int:
         """Reads that gave another sector than the one asked for."""

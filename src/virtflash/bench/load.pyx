@@ -236,10 +236,11 @@ cdef inline void finish(State *state, uint32_t index, uint64_t now, bint counted
     state.in_flight -= 1
     if status != BLK_S_OK:
         count_u64(&state.failed, 1)
-    elif state.verify and not slot.writes:
-        if not stamped(state, slot, state.data + <uint64_t>index * state.block_bytes):
-            count_u64(&state.mismatched, 1)
-    if counted:
+    elif state.verify and not slot.writes and not stamped(
+        state, slot, state.data + <uint64_t>index * state.block_bytes
+    ):
+        count_u64(&state.mismatched, 1)
+    elif counted:
         count_u64(&state.completed, 1)
         count_u64(&state.latency[bucket(now - slot.started_ns)], 1)
     else:
@@ -449,16 +450,17 @@ cdef class Load:
 
     @property
     def completed(self) -> int:
-        """Requests so far, those that failed too. From any thread, while it runs too; so are the other counters."""
+        """Requests that succeeded so far. From any thread, while it runs too; so are the other counters."""
         return load_relaxed_u64(&self.state.completed)
 
     @property
     def drained(self) -> int:
-        """Requests that came back after the end of the time and are not in `completed` nor in the histogram."""
+        """Requests that succeeded after the end of the time and are not in `completed` nor in the histogram."""
         return load_relaxed_u64(&self.state.drained)
 
     @property
     def failed(self) -> int:
+        """Requests that failed, and so are in no other figure; nor are those that are in `mismatched`."""
         return load_relaxed_u64(&self.state.failed)
 
     @property

@@ -1,24 +1,29 @@
 """Servers that are measured: one that runs already, or one that a command starts for each measurement."""
 
 import os
+import select
 import shlex
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
 from virtflash.bench.workload import size_text
-from virtflash.driver.errors import FrontEndError
+from virtflash.children import end_with_parent
+from virtflash.driver.errors import ClosedError, FrontEndError
 from virtflash.driver.front_end import FrontEnd
+from virtflash.vhost_user.messages import Message, Request
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 RETRY_SECONDS = 0.01
+PATIENCE_SECONDS = 1.0  # before saying what is waited for
+LAST_WORDS_SECONDS = 1.0  # from hanging up to the end of the process
 IMAGE_PIECE_BYTES = 1 << 20
 
 
@@ -34,18 +39,28 @@ class MeasuredServer(Protocol):
 
 
 class RunningServer:
-    """Listens at `path`; nothing is known of it."""
+    """Listens at `path`; nothing is known of it. `say` is told, in one line, what is waited for."""
 
     disposable = False
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
         self.path = path
         self.name = str(path)
+        self._say = say
 
     @contextmanager
     def connection(self, queues: int) -> Iterator[FrontEnd]:
         with FrontEnd(self.path) as front_end:
+            self._wait_for_turn(front_end)
             yield front_end
+
+    def _wait_for_turn(self, front_end: FrontEnd) -> None:
+        """A server takes one front end at a time; who comes meanwhile is connected, and gets no answer."""
+        front_end.send(Message(Request.GET_FEATURES))
+        if not select.select([front_end], [], [], PATIENCE_SECONDS)[0]:
+            timeout = front_end.channel.timeout
+            self._say(f"{self.path}: no answer; another front end may be served there; waiting for {timeout:g} s")
+        front_end.receive()
 
 
 class StartedServer:
@@ -84,7 +99,7 @@ class StartedServer:
                 with self._connect(process, log) as front_end:
                     yield front_end
             except FrontEndError as error:
-                if process.poll() is None:
+                if not has_ended(process, LAST_WORDS_SECONDS if isinstance(error, ClosedError) else 0):
                     raise
                 raise FrontEndError(f"{self.name} {how_it_ended(process)}{last_line(log)}") from error
 
@@ -93,7 +108,12 @@ class StartedServer:
         self.socket.unlink(missing_ok=True)
         try:
             process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=end_with_parent(),  # noqa: PLW1509 - it only makes system calls
             )
         except OSError as error:
             raise FrontEndError(f"{words[0]}: cannot be started: {error.strerror}") from error
@@ -126,6 +146,15 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         return
 
 
+def has_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether the process is gone within so many seconds; its status is known then."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
 def how_it_ended(process: subprocess.Popen[bytes]) -> str:
     status = process.returncode
     return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
@@ -145,6 +174,9 @@ def write_image(path: Path, size: int) -> None:
     if size > free:
         raise OSError(f"{path.parent}: {size_text(size)} were asked for, {free >> 20} MiB are free")
     piece = os.urandom(IMAGE_PIECE_BYTES)
-    with path.open("wb") as file:
-        for start in range(0, size, IMAGE_PIECE_BYTES):
-            file.write(piece[: size - start])
+    try:
+        with path.open("wb") as file:
+            for start in range(0, size, IMAGE_PIECE_BYTES):
+                file.write(piece[: size - start])
+    except OSError as error:
+        raise OSError(f"{path.parent}: cannot write {size_text(size)} there: {error.strerror}") from error

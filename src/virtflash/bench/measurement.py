@@ -44,8 +44,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Measurement:
-    """`requests` completed in `seconds`; `counts` is their latency, as `bucket_bounds` says. `served` are those and
-    what completed after the end; of them some `failed`, and for them the server took `cpu_seconds`.
+    """`requests` succeeded in `seconds`; `counts` is their latency, as `bucket_bounds` says. `served` are those and
+    what succeeded after the end; with what `failed` or was `mismatched` beside them, the server took `cpu_seconds`.
     """
 
     workload: Workload
@@ -68,12 +68,27 @@ class Measurement:
         return self.iops * self.workload.block_bytes
 
     @property
-    def cpu_per_million(self) -> float | None:
-        """CPU seconds of the server for a million requests."""
-        return None if self.cpu_seconds is None or not self.served else self.cpu_seconds / self.served * 1e6
+    def wrong(self) -> int:
+        """Requests that failed or gave the wrong data."""
+        return self.failed + self.mismatched
 
-    def latency_us(self, percent: float) -> float:
-        """Microseconds within which `percent` of the requests completed; between the bounds of a bucket, a line."""
+    @property
+    def cpu_per_million(self) -> float | None:
+        """CPU seconds of the server for a million requests (microseconds for one).
+
+        None: the server is out of sight, or part of its time went into requests that failed.
+        """
+        if self.cpu_seconds is None or not self.served or self.wrong:
+            return None
+        return self.cpu_seconds / self.served * 1e6
+
+    def latency_us(self, percent: float) -> float | None:
+        """Microseconds within which `percent` of the requests completed; between the bounds of a bucket, a line.
+
+        None: no request succeeded.
+        """
+        if not self.requests:
+            return None
         bounds = [0, *bucket_bounds()]
         sums = [0, *accumulate(self.counts)]
         wanted = sums[-1] * percent / 100
@@ -89,11 +104,15 @@ class Measurement:
             "mismatched": self.mismatched,
             "iops": round(self.iops, 1),
             "bytes_per_second": round(self.bytes_per_second),
-            "latency_us": {f"p{percent:g}": round(self.latency_us(percent), 2) for percent in (50, 90, 99, 99.9, 100)},
+            "latency_us": {f"p{percent:g}": self._rounded_latency(percent) for percent in (50, 90, 99, 99.9, 100)},
             "cpu_seconds_per_million": self.cpu_per_million,
             "kicks": self.kicks,
             "interrupts": self.interrupts,
         }
+
+    def _rounded_latency(self, percent: float) -> float | None:
+        latency = self.latency_us(percent)
+        return None if latency is None else round(latency, 2)
 
 
 def measure(
