@@ -1,5 +1,6 @@
 """`virtflash serve` as a child process under observation: its log, its descriptors, its threads, its memory."""
 
+import os
 import re
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import Self
 START_SECONDS = 10.0
 STOP_SECONDS = 15.0
 SETTLE_SECONDS = 5.0
-LOOK_SECONDS = 0.005  # between two looks at something that tells nobody when it changes
+LOOK_SECONDS = 0.002  # between two looks at something that tells nobody when it changes
 ACCEPTS_CONNECTIONS = 0x10000  # __SO_ACCEPTCON, the flags column of /proc/net/unix
 LOUD = re.compile(r"^\S+ (warning|error)\s")
 
@@ -34,6 +35,18 @@ def wait_until(condition: Callable[[], bool], what: str | Callable[[], str], sec
     while not condition():
         assert time.monotonic() < deadline, f"after {seconds:g} s: {what if isinstance(what, str) else what()}"
         time.sleep(LOOK_SECONDS)
+
+
+def has_direct_io(directory: Path) -> bool:
+    """Some file systems refuse O_DIRECT."""
+    path = directory / "direct"
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600))
+    except OSError:
+        return False
+    finally:
+        path.unlink(missing_ok=True)
+    return True
 
 
 class WatchedServer:

@@ -4,12 +4,16 @@ from collections.abc import Iterator
 
 import pytest
 from attacked_server import Attack, AttackedServer
+from watched_server import has_direct_io
 
 
 @pytest.fixture(scope="module")
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedServer]:
     """One for each module; its parameter, if any, is the options of the command line."""
-    with AttackedServer(tmp_path_factory.mktemp("attacked"), *getattr(request, "param", ())).running() as attacked:
+    directory, options = tmp_path_factory.mktemp("attacked"), getattr(request, "param", ())
+    if "--direct" in options and not has_direct_io(directory):
+        pytest.skip(f"{directory}: its file system has no direct I/O")
+    with AttackedServer(directory, *options).running() as attacked:
         yield attacked
 
 

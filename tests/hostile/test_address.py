@@ -14,7 +14,7 @@ from virtflash.driver.split_queue import Buffer
 from virtflash.virtio.blk import REQUEST_HEADER, RequestType, Status
 from virtflash.virtio.split_ring import DESCRIPTOR
 
-pytestmark = pytest.mark.parametrize("server", [(), ("--io", "threads")], ids=["auto", "threads"], indirect=True)
+on_both = pytest.mark.parametrize("server", [(), ("--io", "threads")], ids=["auto", "threads"], indirect=True)
 
 PAGE = 4096
 MIB = 1 << 20
@@ -49,6 +49,7 @@ BAD = {
 }
 
 
+@on_both
 @pytest.mark.parametrize("indirect", [False, True], ids=["direct", "indirect"])
 @pytest.mark.parametrize("kind", [RequestType.IN, RequestType.OUT])
 @pytest.mark.parametrize("place", BAD)
@@ -102,6 +103,7 @@ def test_indirect_table_that_leaves_memory(attack: Attack, driver: BlkDriver, cu
     stopped(attack, driver, "an address that is not guest memory")
 
 
+@on_both
 @pytest.mark.parametrize("cut", [1, 100, 511, 512, 513])
 def test_data_over_two_regions_works(attack: Attack, driver: BlkDriver, cut: int) -> None:
     """Address: a buffer that begins in one region and ends in the next, where these touch: it must work."""
@@ -135,12 +137,14 @@ def test_indirect_table_over_two_regions_works(attack: Attack, driver: BlkDriver
     assert queue.wait_used()[0].length == SECTOR + 1
 
 
+@on_both
 def test_data_and_status_over_two_regions_works(attack: Attack, driver: BlkDriver) -> None:
     """Address: the status alone lies in the next region."""
     chain = [header(driver), Buffer(SECOND - SECTOR, SECTOR + 1, WRITE)]
     assert driver.complete(driver.submit_chain(chain)).status == Status.OK
 
 
+@on_both
 def test_more_pieces_than_one_transfer_can_take(attack: Attack) -> None:
     """Address: buffers that each cross a border make more pieces than there are descriptors."""
     driver = attack.driver(memory=memory(), queue_size=1024)

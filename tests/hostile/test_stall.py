@@ -25,6 +25,13 @@ def server(tmp_path: Path) -> Iterator[WatchedServer]:
         yield server
 
 
+def use(server: WatchedServer) -> None:
+    """Those three volumes, by front ends that behave."""
+    for path in server.sockets[:3]:
+        with BlkDriver(path) as driver:
+            driver.read(0, 512).check()
+
+
 def ask_without_end(front_end: FrontEnd) -> None:
     """Until the server takes no more questions, since nobody reads its answers."""
     with pytest.raises(DeadlineError):
@@ -37,6 +44,7 @@ def test_front_ends_that_stall(server: WatchedServer) -> None:
     with ExitStack() as stack:
         bystander = Bystander(server.sockets[3])
         stack.callback(bystander.close)
+        use(server)
         header, payload, answers = (stack.enter_context(FrontEnd(path)) for path in server.sockets[:3])
         before = server.vitals()
         header.send_bytes(HEADER.pack(Request.SET_OWNER, VERSION, 0)[:5])
@@ -47,9 +55,7 @@ def test_front_ends_that_stall(server: WatchedServer) -> None:
             front_end.wait_closed(timeout=STALL_SECONDS + 5)
         report = bystander.report()
         assert (report.error, report.slowest < PATIENCE_SECONDS) == (None, True)
-        for path in server.sockets[:3]:
-            with BlkDriver(path) as driver:
-                driver.read(0, 512).check()
+        use(server)
         wait_until(lambda: server.vitals().descriptors <= before.descriptors, "descriptors are given back")
     assert [line.split(": ", 1)[1] for line in sorted(server.loud_lines(), key=lambda line: line.split()[2])] == [
         "front end dropped: the answer to GET_CONFIG could not be sent: timed out",
