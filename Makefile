@@ -31,7 +31,7 @@ lint: packages-build .stamps/tests ## ruff, mypy, cython-lint
 fuzz: packages-fuzz .stamps/fuzz ## a hostile guest against the sanitized data plane, FUZZ_SECONDS=60
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	PYTHONPATH="$$(echo $(CURDIR)/$(FUZZ)/tree$(CURDIR)/$(VENV)/lib*/python*/site-packages | tr ' ' ':')" \
+	PYTHONPATH="$(CURDIR)/$(FUZZ)/tree/site" \
 	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 bench: packages-build .stamps/installed ## start, idle and memory; for speed see virtflash bench --help
@@ -77,6 +77,7 @@ $(BIN)/python:
 .stamps/fuzz: $(SOURCES) $(wildcard tests/fuzz/*) .stamps/build-tools
 	rm -rf $(FUZZ)
 	PATH="$(CURDIR)/$(BIN):$$PATH" CC=gcc meson setup $(FUZZ) -Dfuzz=true -Dbuildtype=debugoptimized \
-	    -Db_sanitize=$(SANITIZERS) -Db_lundef=false
+	    -Db_sanitize=$(SANITIZERS) -Db_lundef=false \
+	    -Dpython.platlibdir=/site -Dpython.purelibdir=/site
 	PATH="$(CURDIR)/$(BIN):$$PATH" meson install -C $(FUZZ) --destdir $(CURDIR)/$(FUZZ)/tree --quiet
 	touch $@
