@@ -51,6 +51,7 @@ def test_front_ends_that_stall(server: WatchedServer) -> None:
         payload.send_bytes(HEADER.pack(Request.SET_VRING_NUM, VERSION, 8) + b"\0", [payload.fileno()])
         ask_without_end(answers)
         assert bystander.report().slowest < PATIENCE_SECONDS
+        server.wait_line("could not be sent", seconds=STALL_SECONDS + 5)  # to read until it hangs up would be reading
         for front_end in (header, payload, answers):
             front_end.wait_closed(timeout=STALL_SECONDS + 5)
         report = bystander.report()
