@@ -6,11 +6,11 @@ import shlex
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from driven_servers import KINDS, Server, command, serve
+from processes import started_with
 
 from virtflash.cli.bench import own_command
 from virtflash.driver.deadline import Deadline
@@ -188,7 +188,7 @@ def test_interrupted_it_takes_its_server_along(tmp_path: Path, number: signal.Si
     assert process.returncode in {128 + number, 128 + signal.SIGHUP}  # of two at once the kernel chooses
     assert errors == ""
     assert list(tmp_path.iterdir()) == []
-    assert not servers_in(tmp_path)
+    assert not started_with(tmp_path)
 
 
 def test_a_closed_terminal_that_is_ignored(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_killed_it_takes_its_server_along(tmp_path: Path) -> None:
     process.kill()
     process.communicate(timeout=30)
     deadline = Deadline(10)
-    while servers_in(tmp_path):
+    while started_with(tmp_path):
         assert deadline.left
 
 
@@ -213,18 +213,8 @@ def long_run(directory: Path, *before: str) -> "subprocess.Popen[str]":
     words = [*before, *words_of(*SMALL, "--seconds", "600", "--directory", directory)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_until_loaded(process)
-    assert len(servers_in(directory)) == 2  # bench names the directory, and so does the server
+    assert len(started_with(directory)) == 2  # bench names the directory, and so does the server
     return process
-
-
-def servers_in(directory: Path) -> list[str]:
-    """Processes that were started with a path in it."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # it has just ended
-            if str(directory).encode() in path.read_bytes():
-                found.append(path.parent.name)
-    return found
 
 
 def wait_until_loaded(process: "subprocess.Popen[str]") -> None:

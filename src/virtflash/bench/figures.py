@@ -70,7 +70,7 @@ def compared(results: Sequence[Result], names: Sequence[str]) -> list[str]:
 
 def short(name: str) -> str:
     """The end of a name that is too long: where it is a path, that tells more than its beginning."""
-    return name if len(name) <= NAME_CHARACTERS else f"...{name[3 - NAME_CHARACTERS:]}"
+    return name if len(name) <= NAME_CHARACTERS else f"...{name[3 - NAME_CHARACTERS :]}"
 
 
 def _load_cells(workload: Workload) -> tuple[str, str]:

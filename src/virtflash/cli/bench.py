@@ -339,7 +339,7 @@ def show(results: "Sequence[Result]", names: Sequence[str], *, as_json: bool) ->
     import json  # noqa: PLC0415
 
     from virtflash.bench.figures import compared, measured  # noqa: PLC0415
-    from virtflash.cli.standard_output import written_out  # noqa: PLC0415
+    from virtflash.standard_output import written_out  # noqa: PLC0415
 
     if as_json:
         lines = [json.dumps([result.to_json(names) for result in results], indent=2)]
