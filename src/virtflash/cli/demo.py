@@ -1,7 +1,8 @@
 """`virtflash demo`."""
 
-import signal
 import sys
+from tempfile import NamedTemporaryFile
+from typing import NoReturn
 
 import click
 
@@ -15,19 +16,39 @@ def demo() -> None:
     """
     from rich.console import Console  # noqa: PLC0415 - what takes long to import is imported by who needs it
 
-    from virtflash.demo.demo import STEPS, parts, run_demo  # noqa: PLC0415
+    from virtflash.children import unwind_on_signals  # noqa: PLC0415
+    from virtflash.demo.demo import parts, run_demo, steps  # noqa: PLC0415
     from virtflash.demo.progress import progress  # noqa: PLC0415
     from virtflash.demo.server_process import ServerError  # noqa: PLC0415
     from virtflash.demo.summary import summary  # noqa: PLC0415
     from virtflash.demo.uml_guest import GuestError  # noqa: PLC0415
+    from virtflash.standard_output import written_out  # noqa: PLC0415
 
-    # A terminated demonstration takes its guests and servers along, as an interrupted one does.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    unwind_on_signals()
     console = Console()
     try:
-        with progress(console, [part.name for part in parts()], STEPS) as shown:
+        with progress(console, [part.name for part in parts()], steps()) as shown:
             outcomes = run_demo(shown)
-    except (GuestError, ServerError, OSError) as error:
-        click.echo(f"virtflash demo: failed: {error}", err=True)
-        sys.exit(1)
-    console.print(summary(outcomes))
+        with written_out():
+            click.echo("\n".join(["", *summary(outcomes)]))
+    except GuestError as error:
+        fail(error.reason, error.console)
+    except (ServerError, OSError) as error:
+        fail(str(error))
+
+
+def fail(reason: str, console: str = "") -> NoReturn:
+    click.echo(f"virtflash demo: failed: {reason}", err=True)
+    if console:
+        click.echo(f"virtflash demo: what the guest printed: {kept(console)}", err=True)
+    sys.exit(1)
+
+
+def kept(text: str) -> str:
+    """Put it into a file that stays, and name that; where there is no room, the end of it."""
+    try:
+        with NamedTemporaryFile("w", prefix="virtflash-demo-", suffix=".log", delete=False) as file:
+            file.write(f"{text}\n")
+    except OSError:
+        return "\n" + "\n".join(text.splitlines()[-15:])
+    return file.name

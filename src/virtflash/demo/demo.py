@@ -10,16 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from virtflash.demo.host import SYSTEM_PATH, check_host, full_place
 from virtflash.demo.progress import Progress
 from virtflash.demo.server_process import ServerProcess
-from virtflash.demo.uml_guest import REPORT_PREFIX, GuestError, UmlGuest, find_kernel, watch
+from virtflash.demo.uml_guest import REPORT_PREFIX, GuestError, UmlGuest, watch
 
 EXERCISE = Path(__file__).parent / "exercise.sh"
-STEPS = 7  # the "report step" lines of the exercise
 VOLUME_BYTES = 512 << 20
 DEADLINE_SECONDS = 90.0
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-TOOLS = {"insmod": "kmod", "mkfs.ext4": "e2fsprogs", "fstrim": "util-linux"}
 
 
 @dataclass(frozen=True)
@@ -59,10 +57,16 @@ class Run:
         kind, _, text = line.removeprefix(REPORT_PREFIX).partition(" ")
         if line.startswith(REPORT_PREFIX) and kind == "step":
             progress.step(self.part.name, text)
+        elif line.startswith(REPORT_PREFIX) and kind == "status":
+            progress.end(self.part.name, succeeded=text == "0")
 
     def outcome(self) -> Outcome:
-        """Ends the server, which completes its statistics."""
-        reports = self.guest.outcome()
+        """Ends the server, which completes its statistics. GuestError: with what the server logged, too."""
+        try:
+            reports = self.guest.outcome()
+        except GuestError as error:
+            log = self.server.log.read_text(errors="replace")
+            raise GuestError(error.reason, f"{error.console}\n\nIts server:\n{log}") from error
         self.server.stop()
         final = self.server.host_bytes()
         statistics = self.server.statistics()
@@ -75,12 +79,9 @@ def parts() -> list[Part]:
     return [Part("cluster", "ext4"), Part("infotainment", second)]
 
 
-def check_host() -> None:
-    """GuestError: something that the guests need is not installed."""
-    find_kernel()
-    missing = [package for tool, package in TOOLS.items() if shutil.which(tool, path=SYSTEM_PATH) is None]
-    if missing:
-        raise GuestError(f"not installed: {' '.join(missing)} (Debian: apt-get install {' '.join(missing)})")
+def steps() -> int:
+    """How many steps a guest reports."""
+    return sum(line.startswith("report step ") for line in EXERCISE.read_text().splitlines())
 
 
 def run_demo(progress: Progress, *, server_options: Sequence[str] = ()) -> list[Outcome]:
@@ -88,10 +89,19 @@ def run_demo(progress: Progress, *, server_options: Sequence[str] = ()) -> list[
     check_host()
     with TemporaryDirectory(prefix="virtflash-demo-") as directory, ExitStack() as stack:
         runs = [_boot(part, Path(directory), stack, server_options) for part in parts()]
-        by_guest = {run.guest: run for run in runs}
-        for guest, line in watch(by_guest, DEADLINE_SECONDS):
-            by_guest[guest].saw(line, progress)
-        return [run.outcome() for run in runs]
+        try:
+            return _watch(runs, progress)
+        except GuestError as error:
+            if (place := full_place()) is None:
+                raise
+            raise GuestError(f"{place} is full ({error.reason})", error.console) from error
+
+
+def _watch(runs: Sequence[Run], progress: Progress) -> list[Outcome]:
+    by_guest = {run.guest: run for run in runs}
+    for guest, line in watch(by_guest, DEADLINE_SECONDS):
+        by_guest[guest].saw(line, progress)
+    return [run.outcome() for run in runs]
 
 
 def _boot(part: Part, directory: Path, stack: ExitStack, server_options: Sequence[str]) -> Run:

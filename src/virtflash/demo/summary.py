@@ -1,37 +1,48 @@
 """The table at the end of the demonstration."""
 
+import re
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Any
 
-from rich.table import Table
-
 from virtflash.demo.demo import Outcome
+from virtflash.text_table import aligned
 
 MEBIBYTE = 1 << 20
+BYTES = (
+    ("read", "bytes_read"),
+    ("written", "bytes_written"),
+    ("discarded or zeroed, in all", "bytes_discarded"),  # mkfs discards the whole volume before fstrim does its part
+)
 
 
-def summary(outcomes: Sequence[Outcome]) -> Table:
-    table = Table(title="Two Linux guests on virtflash")
-    table.add_column("")
-    for outcome in outcomes:
-        table.add_column(outcome.part.name)
+def summary(outcomes: Sequence[Outcome]) -> list[str]:
+    """Lines of at most 80 columns."""
+    rows = [["Two Linux guests on virtflash"], [""], ["", *(outcome.part.name for outcome in outcomes)]]
     for cells in zip(*(_rows(outcome) for outcome in outcomes), strict=True):
-        table.add_row(cells[0][0], *(text for _, text in cells))
-    return table
+        rows.extend(_lines(cells[0][0], [text for _, text in cells]))
+    return aligned(rows, left=1 + len(outcomes))
+
+
+def _lines(label: str, texts: Sequence[str]) -> list[list[str]]:
+    """A row whose cells have several lines, as rows."""
+    columns = ([label], *(text.split("\n") for text in texts))
+    return [list(cells) for cells in zip_longest(*columns, fillvalue="")]
 
 
 def _rows(outcome: Outcome) -> Iterable[tuple[str, str]]:
     yield from _guest_rows(outcome)
     yield from _server_rows(outcome.statistics["volumes"][0], outcome.statistics["latency_bounds_ns"])
-    yield "host disk taken, at most", f"{outcome.peak_host_bytes / MEBIBYTE:.1f} MiB"
-    yield "host disk taken, after the trim", f"{outcome.final_host_bytes / MEBIBYTE:.1f} MiB"
+    yield "host disk taken, at most", _mebibytes(outcome.peak_host_bytes)
+    yield "host disk taken, after trim", _mebibytes(outcome.final_host_bytes)
 
 
 def _guest_rows(outcome: Outcome) -> Iterable[tuple[str, str]]:
     reports = outcome.reports
-    yield "guest", f"Linux {reports['kernel']}, {outcome.part.filesystem}"
-    yield "files written, read back, same", f"{reports['files']} ({int(reports['bytes']) / MEBIBYTE:.1f} MiB)"
-    yield "fstrim", reports["trimmed"].rpartition(": ")[2]
+    yield "guest", f"Linux {reports['kernel']}"
+    yield "file system", outcome.part.filesystem
+    yield "files found as written", f"{reports['files']} ({_mebibytes(int(reports['bytes']))})"
+    yield "trimmed by fstrim", _trimmed(reports["trimmed"])
     yield "boot to power off", f"{outcome.seconds:.1f} s"
 
 
@@ -39,13 +50,29 @@ def _server_rows(statistics: dict[str, Any], bounds_ns: list[int]) -> Iterable[t
     queues: list[dict[str, Any]] = statistics["queues"]
     requests = _sum_of_dicts(queue["requests"] for queue in queues)
     yield "requests", "\n".join(f"{count} {kind}" for kind, count in requests.items() if count)
-    for label, key in (("read", "bytes_read"), ("written", "bytes_written"), ("discarded", "bytes_discarded")):
-        yield f"bytes {label}", f"{sum(queue[key] for queue in queues) / MEBIBYTE:.1f} MiB"
+    for label, key in BYTES:
+        yield label, _mebibytes(sum(queue[key] for queue in queues))
     for kind in ("read", "write", "flush"):
         yield f"{kind} latency, p50 / p99", _latency(bounds_ns, [queue["latency"][kind] for queue in queues])
     yield "interrupts sent", str(sum(queue["interrupts"] for queue in queues))
     yield "completions without one", str(sum(queue["interrupts_suppressed"] for queue in queues))
     yield "errors", str(sum(queue["errors"] + queue["malformed"] for queue in queues))
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / MEBIBYTE:.1f} MiB"
+
+
+def _trimmed(said: str) -> str:
+    """Of "/mnt: 486 MiB (509571072 bytes) trimmed" the bytes; of another wording, all."""
+    count = re.search(r"\b(\d+) bytes", said)
+    return _mebibytes(int(count[1])) if count else said.rpartition(": ")[2]
+
+
+def _time(nanoseconds: float) -> str:
+    if nanoseconds < 1e6:
+        return f"{nanoseconds / 1e3:.0f} us"
+    return f"{nanoseconds / 1e6:.{1 if nanoseconds < 1e8 else 0}f} ms"
 
 
 def _sum_of_dicts(dicts: Iterable[dict[str, int]]) -> dict[str, int]:
@@ -60,7 +87,7 @@ def _latency(bounds: Sequence[int], histograms: Sequence[list[int]]) -> str:
     counts = [sum(column) for column in zip(*histograms, strict=True)]
     if not sum(counts):
         return "-"
-    return " / ".join(f"< {_quantile(bounds, counts, share) / 1000:.0f} us" for share in (0.5, 0.99))
+    return " / ".join(f"< {_time(_quantile(bounds, counts, share))}" for share in (0.5, 0.99))
 
 
 def _quantile(bounds: Sequence[int], counts: Sequence[int], share: float) -> int:

@@ -21,7 +21,15 @@ READ_BYTES = 1 << 16
 
 
 class GuestError(Exception):
-    """The guest could not be started, did not finish in time, or its script failed."""
+    """The guest could not be started, did not finish in time, or its script failed.
+
+    `reason`: one line; `console`: what the guest printed last, many.
+    """
+
+    def __init__(self, reason: str, console: str = "") -> None:
+        super().__init__(f"{reason}, after this:\n{console}" if console else reason)
+        self.reason = reason
+        self.console = console
 
 
 @dataclass
@@ -36,7 +44,7 @@ class Console:
         reported = (line.removeprefix(REPORT_PREFIX) for line in self.lines if line.startswith(REPORT_PREFIX))
         return {kind: text for kind, _, text in (line.partition(" ") for line in reported)}
 
-    def tail(self, count: int = 15) -> str:
+    def tail(self, count: int = 100) -> str:
         return "\n".join(self.lines[-count:])
 
 
@@ -147,7 +155,7 @@ class UmlGuest:
         for _guest, line in watch([self], deadline_seconds):
             if line == wanted:
                 return
-        raise GuestError(f"guest {self.name} ended without reporting {kind} {text}:\n{self.console.tail()}")
+        raise GuestError(f"guest {self.name} ended without reporting {kind} {text}", self.console.tail())
 
     def run(self, deadline_seconds: float) -> dict[str, str]:
         """Wait until the guest has powered off; return what its script reported. GuestError: it failed."""
@@ -160,7 +168,8 @@ class UmlGuest:
         reports = self.console.reports
         if reports.get("status") != "0":
             reason = f"its script ended with status {reports['status']}" if "status" in reports else "it died"
-            raise GuestError(f"guest {self.name}: {reason}, after this:\n{self.console.tail()}")
+            step = f' at "{reports["step"]}"' if "step" in reports else ""
+            raise GuestError(f"guest {self.name}: {reason}{step}", self.console.tail())
         return reports
 
 
@@ -173,7 +182,9 @@ def watch(guests: Iterable[UmlGuest], deadline_seconds: float) -> Iterator[tuple
         while selector.get_map():
             ready = selector.select(max(0.0, deadline - time.monotonic()))
             if not ready:
-                raise GuestError(f"not finished after {deadline_seconds:.0f} s: {_names(selector)}")
+                late = [key.fileobj for key in selector.get_map().values() if isinstance(key.fileobj, UmlGuest)]
+                names = ", ".join(f"guest {guest.name}" for guest in late)
+                raise GuestError(f"not finished after {deadline_seconds:.0f} s: {names}", late[0].console.tail())
             for key, _ in ready:
                 if isinstance(key.fileobj, UmlGuest):
                     yield from _lines(key.fileobj, selector)
@@ -185,8 +196,3 @@ def _lines(guest: UmlGuest, selector: selectors.BaseSelector) -> Iterator[tuple[
         selector.unregister(guest)
     else:
         yield from ((guest, line) for line in lines)
-
-
-def _names(selector: selectors.BaseSelector) -> str:
-    late = (key.fileobj for key in selector.get_map().values())
-    return ", ".join(f"guest {guest.name}" for guest in late if isinstance(guest, UmlGuest))

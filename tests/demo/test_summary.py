@@ -1,0 +1,59 @@
+"""The table at the end of `virtflash demo`."""
+
+from typing import Any
+
+import pytest
+
+from virtflash.demo.demo import Outcome, Part
+from virtflash.demo.summary import summary
+
+BOUNDS = [1_000, 1_000_000, 117_441_000]
+KINDS = ("read", "write", "flush", "discard", "write_zeroes")
+TRIMMED = "/run/disk: 486 MiB (509571072 bytes) trimmed"
+
+
+def statistics(count: int, counts: list[int]) -> dict[str, Any]:
+    queue: dict[str, Any] = dict.fromkeys(("bytes_read", "bytes_written", "bytes_discarded"), count << 20)
+    queue |= dict.fromkeys(("interrupts", "interrupts_suppressed", "errors", "malformed"), count)
+    queue["requests"] = dict.fromkeys(KINDS, count)
+    queue["latency"] = dict.fromkeys(KINDS, counts)
+    return {"latency_bounds_ns": BOUNDS, "volumes": [{"queues": [queue, queue]}]}
+
+
+def rows(count: int = 1, counts: list[int] | None = None, trimmed: str = TRIMMED) -> dict[str, list[str]]:
+    """The cells of each row by its label."""
+    reports = {"kernel": "6.1.176-custom", "files": "208", "bytes": str(64 << 20), "trimmed": trimmed}
+    outcomes = [
+        Outcome(Part(name, "f2fs"), reports, 12.3, count << 20, count << 20, statistics(count, counts or [0, 0, 0]))
+        for name in ("cluster", "infotainment")
+    ]
+    lines = summary(outcomes)
+    assert max(map(len, lines)) <= 80
+    assert lines == [line.rstrip() for line in lines]
+    cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    return {row[0]: row[1:] for row in cells if row}
+
+
+@pytest.mark.parametrize("count", [0, 1, 999_999])
+def test_it_fits_a_terminal(count: int) -> None:
+    assert rows(count, [0, 0, count])["errors"] == [str(4 * count)] * 2
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [([0, 0, 0], "-"), ([1, 0, 0], "< 1 us / < 1 us"), ([5, 4, 1], "< 1 us / < 117 ms"), ([0, 9, 0], "< 1.0 ms")],
+)
+def test_times_have_the_unit_that_fits(counts: list[int], text: str) -> None:
+    assert rows(counts=counts)["read latency, p50 / p99"][0].startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [(TRIMMED, "486.0 MiB"), ("/run/disk: 0 B (0 bytes) trimmed", "0.0 MiB"), ("/run/disk: nothing", "nothing")],
+)
+def test_one_figure_says_how_much_was_trimmed(said: str, text: str) -> None:
+    assert rows(trimmed=said)["trimmed by fstrim"] == [text] * 2
+
+
+def test_what_was_discarded_is_all_of_it() -> None:
+    assert rows(503)["discarded or zeroed, in all"] == ["1006.0 MiB"] * 2
