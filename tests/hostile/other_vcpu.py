@@ -40,5 +40,7 @@ def rewrite(memory: mmap.mmap, offset: int, contents: Sequence[bytes]) -> None:
 if __name__ == "__main__":
     fd, offset, *contents = sys.argv[1:]
     memory = mmap.mmap(int(fd), os.fstat(int(fd)).st_size)
+    new = [bytes.fromhex(content) for content in contents]
+    memory[int(offset) : int(offset) + len(new[0])] = new[0]  # what was there before is gone when the attack begins
     os.write(1, b".")
-    rewrite(memory, int(offset), [bytes.fromhex(content) for content in contents])
+    rewrite(memory, int(offset), new)
