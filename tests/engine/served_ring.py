@@ -1,6 +1,7 @@
 """A hand-made ring that a reactor serves, and block requests through it, framed in any way."""
 
 import os
+import select
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -173,6 +174,18 @@ def processor_seconds(reactor: Reactor) -> float:
 def wait_asleep(reactor: Reactor) -> None:
     thread = thread_of(reactor)
     eventually(lambda: (thread / "stat").read_text().rsplit(")", 1)[1].split()[0] == "S", "the reactor sleeps")
+
+
+def assert_sleeps(reactor: Reactor, seconds: float = 0.05) -> None:
+    """For some time nothing wakes it. What is still on its way, such as a kick that came late, may do so before."""
+    for _ in range(10):
+        wait_asleep(reactor)
+        wakeups, used = reactor.wakeups, processor_seconds(reactor)
+        select.select([], [], [], seconds)
+        if wakeups == reactor.wakeups:
+            break
+    assert wakeups == reactor.wakeups
+    assert processor_seconds(reactor) - used <= seconds / 5
 
 
 def make_disk(path: Path, sectors: int) -> int:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 from hand_made_ring import INDIRECT, WRITE, Memory, Piece, header
-from served_ring import FLUSH, OK, SECTORS, ServedRing, sector_bytes, wait_asleep
+from served_ring import FLUSH, OK, SECTORS, ServedRing, assert_sleeps, sector_bytes
 
 from virtflash.virtio.blk import RequestType
 
@@ -44,7 +44,7 @@ def test_a_full_ring_lets_others_have_their_turn(serve: Serve, flood_first: bool
         each.start()
     at = memory.offset(flood.ring.used + 2)
     request = quiet.blk(RequestType.IN, at // 512, room=512)
-    wait_asleep(flood.reactor)
+    assert_sleeps(flood.reactor)
     fill(flood)
     quiet.ring.publish(request.head)
     flood.ring.kick()  # it finds both

@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 import pytest
 from hand_made_ring import eventually, wait_readable
-from served_ring import IN, OK, ServedRing, processor_seconds, sector_bytes, wait_asleep
+from served_ring import IN, OK, ServedRing, assert_sleeps, sector_bytes, wait_asleep
 
-from virtflash.engine import Reactor
 from virtflash.engine.reactor import check_wake_descriptor
 
 Serve = Callable[..., ServedRing]
@@ -78,18 +77,6 @@ def line(request: pytest.FixtureRequest) -> Iterator[Line]:
 def idle(serve: Serve, disk: int) -> ServedRing:
     """A ring that does not run yet."""
     return serve(disk, ring={"run": False})
-
-
-def assert_sleeps(reactor: Reactor, seconds: float = 0.05) -> None:
-    """For some time nothing wakes it. What is still on its way, such as a kick that came late, may do so before."""
-    for _ in range(10):
-        wait_asleep(reactor)
-        wakeups, used = reactor.wakeups, processor_seconds(reactor)
-        select.select([], [], [], seconds)
-        if wakeups == reactor.wakeups:
-            break
-    assert wakeups == reactor.wakeups
-    assert processor_seconds(reactor) - used <= seconds / 5
 
 
 # Kicks

@@ -1,19 +1,21 @@
 # cython: language_level=3
 """The compiled parser against random rings and memory tables: walks, translation and request checks, without I/O.
 
-Guest memory is a few small regions, each between pages that cannot be accessed, so one byte too far is a fault. A
-second thread rewrites all of it meanwhile: whatever was checked must have been copied. After each parse the result is
-held against what the specification allows, and every byte of it is touched.
+Guest memory is a few small regions of any size, each between pages that cannot be accessed, so one byte too far is a
+fault; where they lie for the guest changes every few rings. A second thread rewrites all of it meanwhile: whatever was
+checked must have been copied. After each parse the result is held against what the specification allows, and every byte
+of it is touched.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE, mmap, mprotect, munmap
 from posix.uio cimport iovec
 
 from virtflash.engine.atomics cimport load_relaxed_u32, store_release_u32
 from virtflash.engine.block_request cimport PENDING, parse_request
+from virtflash.engine.memory_table cimport ring_part
 from virtflash.engine.split_chain cimport walk_chain
 from virtflash.engine.state cimport (
     IOV_LIMIT,
@@ -42,7 +44,9 @@ cdef enum:
     RING_SIZE_MAX = 256
 
 cdef struct World:
+    char *memory[REGIONS]  # of REGION_PAGES pages each, between guard pages
     Region regions[REGIONS]
+    Region *headers  # the region that is full of plausible headers
     Table table
     TableUse use
     BindingState binding
@@ -72,9 +76,7 @@ cdef uint64_t below(World *world, uint64_t limit) noexcept nogil:
     return next_random(&world.random) % limit
 
 
-cdef bint make_regions(World *world) except False:
-    """Each region between two guard pages; some are neighbours for the guest, one lies near the top of its memory."""
-    cdef uint64_t guest = 0x1000
+cdef bint make_memory(World *world) except False:
     cdef char *memory
     cdef uint32_t i
     for i in range(REGIONS):
@@ -82,24 +84,40 @@ cdef bint make_regions(World *world) except False:
         if <void *>memory == MAP_FAILED:
             raise MemoryError
         mprotect(memory + PAGE, REGION_PAGES * PAGE, PROT_READ | PROT_WRITE)
-        if i == REGIONS - 1:
-            guest = ~<uint64_t>0 - REGION_PAGES * PAGE
-        world.regions[i].guest = guest
-        world.regions[i].size = REGION_PAGES * PAGE
-        world.regions[i].host = memory + PAGE
-        world.regions[i].lost = &world.not_lost
-        guest += REGION_PAGES * PAGE
-        if i % 2:
-            guest += 0x10000
+        world.memory[i] = memory + PAGE
     world.table.regions = world.regions
-    world.table.count = REGIONS
     world.use.table = &world.table
     return True
 
 
+cdef void make_table(World *world) noexcept nogil:
+    """One to all of the regions, of any size, up to the guard page behind them; for the guest they touch, or do not,
+    and now and then the last one ends at the top of all memory."""
+    cdef uint64_t[4] gaps = [0, 0, 1, 0x10000]
+    cdef uint64_t guest = next_random(&world.random) >> (1 + below(world, 60))
+    cdef Region *region
+    cdef uint32_t i
+    world.table.count = 1 + <uint32_t>below(world, REGIONS)
+    world.use.hint = <uint32_t>below(world, REGIONS + 2)  # of the table before, which may have been longer
+    for i in range(world.table.count):
+        region = &world.regions[i]
+        region.size = REGION_PAGES * PAGE - 16 * below(world, 600) if below(world, 4) else 64 + below(world, 9000)
+        region.host = world.memory[i] + REGION_PAGES * PAGE - region.size
+        region.lost = &world.not_lost
+        if i + 1 == world.table.count and below(world, 4) == 0:
+            guest = ~<uint64_t>0 - region.size
+        region.guest = guest
+        region.user = guest ^ (<uint64_t>1 << 62)
+        guest += region.size + gaps[below(world, 4)]
+
+
+cdef Region *any_region(World *world) noexcept nogil:
+    return &world.regions[below(world, world.table.count)]
+
+
 cdef uint64_t random_address(World *world) noexcept nogil:
     """Mostly guest memory, often close to a border, sometimes anything at all."""
-    cdef Region *region = &world.regions[below(world, REGIONS)]
+    cdef Region *region = any_region(world)
     cdef uint64_t kind = below(world, 16)
     if kind < 10:
         return region.guest + below(world, region.size)
@@ -134,16 +152,18 @@ cdef void write_descriptor(World *world, char *at, uint32_t entries) noexcept no
 
 
 cdef void write_header(World *world, char *at) noexcept nogil:
-    (<uint32_t *>at)[0] = <uint32_t>(below(world, 17) if below(world, 2) else below(world, 2))
-    (<uint64_t *>(at + 8))[0] = below(world, 4096) if below(world, 4) else next_random(&world.random)
+    cdef uint32_t kind = <uint32_t>(below(world, 17) if below(world, 2) else below(world, 2))
+    cdef uint64_t sector = below(world, 4096) if below(world, 4) else next_random(&world.random)
+    memcpy(at, &kind, sizeof(kind))
+    memcpy(at + 8, &sector, sizeof(sector))
 
 
 cdef void scatter_headers(World *world) noexcept nogil:
     """Plausible headers and ranges where descriptors may point, so that parsing gets past the first check."""
-    cdef Region *region = &world.regions[below(world, REGIONS)]
     cdef uint64_t i
-    for i in range(0, region.size - 16, 16):
-        write_header(world, region.host + i)
+    world.headers = any_region(world)
+    for i in range(world.headers.size // 16):
+        write_header(world, world.headers.host + 16 * i)
 
 
 cdef void set_descriptor(
@@ -157,23 +177,27 @@ cdef void set_descriptor(
 
 cdef void write_plausible_chain(World *world, char *table, uint32_t first) noexcept nogil:
     """Header, one data buffer in either direction, status: most of it right, so that requests are accepted."""
-    cdef Region *region = &world.regions[below(world, REGIONS)]
+    cdef Region *region = world.headers
     cdef uint16_t direction = 2 if below(world, 2) else 0
     cdef uint32_t length = 512 * <uint32_t>below(world, 20)
     if below(world, 3) == 0:
         length = 16 * (1 + <uint32_t>below(world, 4))
     set_descriptor(table + 16 * first, region.guest + 16 * below(world, region.size // 16), 16, 1, first + 1)
-    set_descriptor(table + 16 * (first + 1), region.guest + below(world, region.size), length, 1 | direction, first + 2)
+    set_descriptor(table + 16 * (first + 1), random_address(world), length, 1 | direction, first + 2)
     set_descriptor(table + 16 * (first + 2), random_address(world), 1, 2, 0)
 
 
 cdef void make_ring(World *world) noexcept nogil:
-    cdef Region *region = &world.regions[below(world, REGIONS)]
+    """As large a ring as the region takes, or a smaller one, at its end."""
+    cdef Region *region = any_region(world)
     cdef uint32_t size = 1 << below(world, 9)
-    cdef uint64_t bytes = size * DESCRIPTOR_BYTES
+    cdef uint64_t bytes
     cdef uint32_t i
+    while size * DESCRIPTOR_BYTES + 15 > region.size:
+        size //= 2
+    bytes = size * DESCRIPTOR_BYTES
     world.queue.ring.size = size
-    world.queue.ring.descriptors = region.host + (region.size - bytes) // 16 * 16
+    world.queue.ring.descriptors = <char *>((<uintptr_t>region.host + region.size - bytes) & ~<uintptr_t>15)
     for i in range(size):
         write_descriptor(world, world.queue.ring.descriptors + DESCRIPTOR_BYTES * i, size)
     for i in range(0, size - size % 3, 3):
@@ -197,7 +221,7 @@ cdef void make_binding(World *world) noexcept nogil:
 cdef bint inside_guest(World *world, const void *start, uint64_t length) noexcept nogil:
     cdef uint32_t i
     cdef uint64_t offset
-    for i in range(REGIONS):
+    for i in range(world.table.count):
         offset = <uint64_t><uintptr_t>start - <uint64_t><uintptr_t>world.regions[i].host
         if offset < world.regions[i].size and length <= world.regions[i].size - offset:
             return True
@@ -270,17 +294,30 @@ cdef void *rewrite(void *argument) noexcept nogil:
     """The other vCPU: changes descriptors and headers while they are parsed."""
     cdef World *world = <World *>argument
     cdef uint64_t random = 88172645463325252
-    cdef Region *region
+    cdef uint64_t *memory
     while not load_relaxed_u32(&world.stop):
-        region = &world.regions[next_random(&random) % REGIONS]
-        (<uint64_t *>region.host)[next_random(&random) % (region.size // 8)] = next_random(&random)
+        memory = <uint64_t *>world.memory[next_random(&random) % REGIONS]
+        memory[next_random(&random) % (REGION_PAGES * PAGE // 8)] = next_random(&random)
     return NULL
+
+
+cdef void look_for_ring_parts(World *world) noexcept nogil:
+    """By front-end addresses in and around a region: what is found lies wholly in it."""
+    cdef Region *region = any_region(world)
+    cdef uint64_t length = below(world, 2 * region.size) if below(world, 8) else next_random(&world.random)
+    cdef char *part
+    part = ring_part(&world.table, region.user + below(world, 2 * region.size) - region.size // 2, length)
+    if part != NULL and not inside_guest(world, part, length):
+        world.violation = b"a part of a ring outside guest memory"
 
 
 cdef void play(World *world, uint32_t rounds) noexcept nogil:
     cdef uint32_t _round
     cdef uint32_t head
     for _round in range(rounds):
+        if _round % 4 == 0:
+            make_table(world)
+        look_for_ring_parts(world)
         make_binding(world)
         scatter_headers(world)
         make_ring(world)
@@ -302,7 +339,8 @@ def run(uint64_t seed, uint32_t rounds):
     world.queue.use = &world.use
     world.queue.slots = world.slots
     world.queue.iov_pool = <iovec *>calloc(RING_SIZE_MAX * IOV_LIMIT, sizeof(iovec))
-    make_regions(world)
+    make_memory(world)
+    make_table(world)
     start_thread(&rewriter, rewrite, world)
     with nogil:
         play(world, rounds)
@@ -311,7 +349,7 @@ def run(uint64_t seed, uint32_t rounds):
     result = (world.parses, world.accepted, world.refused)
     violation = None if world.violation == NULL else world.violation.decode()
     for i in range(REGIONS):
-        munmap(world.regions[i].host - PAGE, (REGION_PAGES + 2) * PAGE)
+        munmap(world.memory[i] - PAGE, (REGION_PAGES + 2) * PAGE)
     free(world.queue.iov_pool)
     free(world)
     assert violation is None, f"seed {seed}: {violation}"
