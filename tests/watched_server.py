@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 START_SECONDS = 10.0
-STOP_SECONDS = 15.0
+STOP_SECONDS = 60.0  # a disk that others keep busy
 SETTLE_SECONDS = 5.0
 LOOK_SECONDS = 0.002  # between two looks at something that tells nobody when it changes
 ACCEPTS_CONNECTIONS = 0x10000  # __SO_ACCEPTCON, the flags column of /proc/net/unix

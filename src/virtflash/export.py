@@ -69,10 +69,11 @@ class Export:
         self.log.debug("features %#x negotiated", features)
 
     def reset(self) -> None:
+        """Nothing is flushed: a driver that is gone counts on nothing, and the next shall not wait for a slow disk."""
         self._features = 0
         self.device.reset()
         self.binding.negotiate(0)
-        self._adopt_mode()
+        self.binding.write_through = self.device.write_through
 
     def read_config(self) -> bytes:
         return self.device.read_config()

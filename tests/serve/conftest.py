@@ -1,14 +1,13 @@
 """The server in this process."""
 
 import gc
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from served_disk import IMAGE_BYTES, Disk, ServeDisk
+from served_disk import Disk, ServeDisk, make_image
 from watched_server import has_direct_io
 
 from virtflash.server import Options, Server, ServerError, Volume
@@ -25,16 +24,15 @@ def quick_collection() -> Iterator[None]:
 
 @pytest.fixture
 def serve_disk(tmp_path: Path, quick_collection: None) -> Iterator[ServeDisk]:
-    """Serve an image, by default a new one of random content; `null` instead; options as of the command line."""
+    """Serve an image, by default a new one (see make_image); `null` instead; options as of the command line."""
     with ExitStack() as stack:
 
-        def serve(image: Path | None = None, *, null: int | None = None, **options: Any) -> Disk:
+        def serve(image: Path | None = None, *, null: int | None = None, full: bool = False, **options: Any) -> Disk:
             if options.get("direct") and null is None and not has_direct_io(tmp_path):
                 pytest.skip(f"{tmp_path}: its file system has no direct I/O")
             socket = tmp_path / f"{len(list(tmp_path.iterdir()))}.sock"
             if image is None and null is None:
-                image = tmp_path / "disk.img"
-                image.write_bytes(os.urandom(IMAGE_BYTES))
+                image = make_image(tmp_path / "disk.img", full=full)
             try:
                 server = Server.create([Volume(image, null, socket)], Options(**options))
             except ServerError as error:

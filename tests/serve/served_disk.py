@@ -9,6 +9,14 @@ from virtflash.export import Export
 from virtflash.server import Server
 
 IMAGE_BYTES = 4 << 20
+WRITTEN_BYTES = 512 << 10
+
+
+def make_image(path: Path, *, full: bool = False) -> Path:
+    """IMAGE_BYTES of which the first part, or all, is of random content; the rest is a hole, which spares the disk."""
+    path.write_bytes(os.urandom(IMAGE_BYTES if full else WRITTEN_BYTES))
+    os.truncate(path, IMAGE_BYTES)
+    return path
 
 
 class Disk:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served_disk import IMAGE_BYTES, Disk, ServeDisk
+from served_disk import IMAGE_BYTES, Disk, ServeDisk, make_image
 from watched_server import WatchedServer, wait_until
 
 from virtflash.driver.blk import BlkDriver
@@ -32,9 +32,7 @@ MIB = 1 << 20
 @pytest.fixture(params=[(), ("--io", "threads")], ids=["auto", "threads"])
 def process(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[WatchedServer]:
     """The program itself, with an image of random content."""
-    image = tmp_path / "disk.img"
-    image.write_bytes(os.urandom(IMAGE_BYTES))
-    with WatchedServer(tmp_path, [image], *request.param) as server:
+    with WatchedServer(tmp_path, [make_image(tmp_path / "disk.img")], *request.param) as server:
         yield server
 
 

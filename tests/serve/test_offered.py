@@ -66,7 +66,7 @@ def test_config_space(serve_disk: ServeDisk, kind: str) -> None:
 @pytest.mark.parametrize("spec", [None, "1.0"])
 def test_discard_without_version_1(serve_disk: ServeDisk, spec: str | None, features: int) -> None:
     """TRIM of automotive guests: DISCARD works for drivers that know virtio 1.0, or nothing newer than legacy."""
-    disk = serve_disk(spec=spec)
+    disk = serve_disk(spec=spec, full=True)
     with BlkDriver(disk.socket, features=features) as driver:
         assert bool(driver.front_end.features & RingFeature.VERSION_1) == (features == FEATURES)
         before = disk.image.stat().st_blocks
