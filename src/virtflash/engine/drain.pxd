@@ -33,6 +33,7 @@ from virtflash.engine.virtio cimport BLK_S_IOERR, BLK_S_OK, DEVICE_ID_BYTES
 
 cdef enum:
     BATCH = 32  # heads taken from one queue before its I/O is submitted and the next queue has its turn
+    COPY_BATCH = 8  # where the reactor copies itself: the driver works on what is done while the rest is being copied
 
 
 cdef inline void break_queue(QueueState *queue, int kind, int fault) noexcept nogil:
@@ -134,14 +135,15 @@ cdef inline void take_request(ReactorState *reactor, QueueState *queue) noexcept
 
 
 cdef inline uint32_t drain_queue(ReactorState *reactor, QueueState *queue) noexcept nogil:
-    """Take up to BATCH requests; returns how many there were."""
+    """Take up to a batch of requests; returns how many there were."""
+    cdef int batch = COPY_BATCH if queue.binding.in_memory else BATCH
     cdef int pending = ring_pending(&queue.ring)
     cdef int taken = 0
     if pending < 0:
         break_queue(queue, EVENT_QUEUE_BROKEN, FAULT_RING_JUMP)
         return 0
-    if pending > BATCH:
-        pending = BATCH
+    if pending > batch:
+        pending = batch
     while taken < pending and not queue.broken:
         take_request(reactor, queue)
         taken += 1
