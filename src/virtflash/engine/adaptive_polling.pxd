@@ -33,6 +33,7 @@ cdef inline void begin_idling(ReactorState *reactor) noexcept nogil:
     if not reactor.waits_for_storage and not reactor.storage_slept and reactor.poll_credit > 0:
         reactor.poll_until_ns += reactor.poll_window_ns
     if not reactor.waits_for_storage:
+        reactor.slow_storage = reactor.storage_slept
         reactor.storage_slept = False
 
 
@@ -59,7 +60,7 @@ cdef inline void learn_from_sleep(ReactorState *reactor, uint64_t slept_ns) noex
     """Called after each sleep: widen or narrow the window."""
     reactor.idle_since_ns = 0
     if reactor.waits_for_storage:
-        reactor.storage_slept = True
+        reactor.storage_slept = reactor.slow_storage = True
         return
     if slept_ns >= POLL_WINDOW_MAX_NS:
         reactor.poll_window_ns = reactor.poll_window_ns // 2 if reactor.poll_window_ns > POLL_WINDOW_MIN_NS else 0

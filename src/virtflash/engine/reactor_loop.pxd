@@ -59,6 +59,7 @@ from virtflash.engine.worker_pool cimport pool_collect
 
 cdef enum:
     CQE_BATCH = 64
+    HELD_BACK_MAX = 8
 
 
 cdef inline bint table_lost(const Table *table) noexcept nogil:
@@ -248,7 +249,17 @@ cdef inline uint32_t collect_all(ReactorState *reactor) noexcept nogil:
 
 
 cdef inline void submit_all(ReactorState *reactor) noexcept nogil:
-    if reactor.io_path != IO_THREADS and io_uring_sq_ready(&reactor.ring):
+    """Give the kernel what has gathered. For storage that makes us sleep a few entries wait for the next turn, which most
+    often ends in that sleep, and its system call takes them along."""
+    cdef uint32_t ready
+    if reactor.io_path == IO_THREADS:
+        return
+    ready = io_uring_sq_ready(&reactor.ring)
+    if ready and ready < HELD_BACK_MAX and reactor.slow_storage and not reactor.held_back:
+        reactor.held_back = True
+        return
+    reactor.held_back = False
+    if ready:
         io_uring_submit(&reactor.ring)
 
 

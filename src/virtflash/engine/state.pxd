@@ -317,6 +317,8 @@ cdef struct ReactorState:
     uint64_t poll_until_ns
     int32_t poll_credit
     bint waits_for_storage  # while idle: I/O is under way
+    bint slow_storage  # it made the reactor sleep lately
+    bint held_back  # entries wait for a system call that is due anyway
     bint storage_slept  # since the last time that nothing was under way, the reactor slept for I/O
     uint32_t losses_seen
     uint64_t wakeups  # shared
