@@ -339,9 +339,7 @@ class SplitQueue:
         address = self.memory.user_address
         front_end.set_vring_size(self.index, self.size)
         front_end.set_vring_base(self.index, self.last_used if base is None else base)
-        front_end.set_vring_address(
-            self.index, address(self.descriptors), address(self.available), address(self.used)
-        )
+        front_end.set_vring_address(self.index, address(self.descriptors), address(self.available), address(self.used))
         front_end.set_vring_call(self.index, self.call_fd)
         front_end.set_vring_error(self.index, self.error_fd)
         front_end.set_vring_kick(self.index, self.kick_fd)

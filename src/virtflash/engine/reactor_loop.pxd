@@ -249,8 +249,8 @@ cdef inline uint32_t collect_all(ReactorState *reactor) noexcept nogil:
 
 
 cdef inline void submit_all(ReactorState *reactor) noexcept nogil:
-    """Give the kernel what has gathered. For storage that makes us sleep a few entries wait for the next turn, which most
-    often ends in that sleep, and its system call takes them along."""
+    """Give the kernel what has gathered. For storage that makes us sleep, a few entries wait for the next turn, which
+    most often ends in that sleep, and its system call takes them along."""
     cdef uint32_t ready
     if reactor.io_path == IO_THREADS:
         return
