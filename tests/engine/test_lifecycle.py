@@ -4,6 +4,9 @@ import errno
 import gc
 import os
 import struct
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -230,6 +233,23 @@ def test_a_running_queue_that_everybody_forgot_is_served(path: str) -> None:
     gc.collect()
     ring.offer(head)
     assert ring.wait(1)[0] == (head, 1)
+
+
+def test_the_interpreter_may_end_while_a_queue_is_served(path: str) -> None:
+    """As after an error in the control plane: the process ends with its own status, not by a signal."""
+    program = f"""
+        import os, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from served_ring import *
+        served = ServedRing(Reactor("x", io={path!r}), Binding(os.memfd_create("disk"), 8), size=256)
+        served.ring.publish(*(served.blk(IN, 0, room=512).head for _ in range(60)))
+        served.ring.kick()
+        sys.exit(3)
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for _ in range(5):
+        run = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], env=environment, check=False)
+        assert run.returncode == 3
 
 
 def test_workers_are_few_and_made_when_needed(serve: Serve, path: str) -> None:

@@ -45,6 +45,11 @@ static inline uint32_t load_relaxed_u32(const void *p)
     return atomic_load_explicit((const _Atomic uint32_t *)p, memory_order_relaxed);
 }
 
+static inline void store_relaxed_u32(void *p, uint32_t value)
+{
+    atomic_store_explicit((_Atomic uint32_t *)p, value, memory_order_relaxed);
+}
+
 static inline uint32_t load_acquire_u32(const void *p)
 {
     return atomic_load_explicit((const _Atomic uint32_t *)p, memory_order_acquire);
@@ -79,6 +84,11 @@ static inline void add_relaxed_u64(void *p, uint64_t value)
 static inline void count_u64(void *p, uint64_t more)
 {
     store_relaxed_u64(p, load_relaxed_u64(p) + more);
+}
+
+static inline void count_u32(void *p, uint32_t more)
+{
+    store_relaxed_u32(p, load_relaxed_u32(p) + more);
 }
 
 static inline void fence_full(void)

@@ -4,9 +4,11 @@ from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 
 from virtflash.engine.atomics cimport (
     add_relaxed_u64,
+    count_u32,
     count_u64,
     exchange_u32,
     load_relaxed_u32,
+    store_relaxed_u32,
     store_release_u32,
 )
 from virtflash.engine.bell cimport bell_ring
@@ -44,8 +46,8 @@ cdef enum:
 cdef inline void raise_event(BindingState *binding, int kind, uint32_t queue, uint32_t detail) noexcept nogil:
     """Count something for the operator. Any thread; the control plane is woken once for all that it finds."""
     cdef uint64_t one = 1
-    binding.events[kind].queue = queue
-    binding.events[kind].detail = detail
+    store_relaxed_u32(&binding.events[kind].queue, queue)
+    store_relaxed_u32(&binding.events[kind].detail, detail)
     add_relaxed_u64(&binding.events[kind].count, 1)
     if exchange_u32(&binding.events_pending, 1) == 0:
         write(binding.event_fd, &one, sizeof(one))
@@ -78,7 +80,7 @@ cdef inline void complete(ReactorState *reactor, Slot *slot, uint32_t status, ui
     bounce_return(reactor, slot)
     release_table(slot.use)
     slot.stage = STAGE_IDLE
-    queue.in_flight -= 1
+    count_u32(&queue.in_flight, -1)
     mark_dirty(reactor, queue)
 
 

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-from virtflash.engine.atomics cimport count_u64, load_relaxed_u32
+from virtflash.engine.atomics cimport count_u32, count_u64, load_relaxed_u32, store_relaxed_u32
 from virtflash.engine.bell cimport bell_ring
 from virtflash.engine.block_request cimport PENDING, iov_fill, parse_request, writes_data
 from virtflash.engine.completion cimport complete, mark_dirty, raise_event
@@ -38,7 +38,7 @@ cdef enum:
 
 cdef inline void break_queue(QueueState *queue, int kind, int fault) noexcept nogil:
     """Stop taking requests: nothing in this ring can be trusted any more. What is in flight still completes."""
-    queue.broken = True
+    store_relaxed_u32(&queue.broken, 1)
     raise_event(queue.binding, kind, queue.index, fault)
     bell_ring(&queue.error_bell, queue.ringer, queue.error_fd)
 
@@ -61,7 +61,7 @@ cdef inline void begin(ReactorState *reactor, QueueState *queue, Slot *slot) noe
     slot.bounce = NULL
     slot.retries = 0
     queue.order += 1
-    queue.in_flight += 1
+    count_u32(&queue.in_flight, 1)
 
 
 cdef inline bint needs_io(const Slot *slot, const BindingState *binding) noexcept nogil:

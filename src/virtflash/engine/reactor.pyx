@@ -10,6 +10,7 @@ import errno as errno_names
 import os
 import stat
 
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
@@ -412,10 +413,11 @@ cdef class Binding:
         return events
 
     cdef dict _event(self, int kind, uint64_t fresh):
-        cdef uint32_t detail = self.state.events[kind].detail
+        cdef uint32_t detail = load_relaxed_u32(&self.state.events[kind].detail)
         faults = kind == EVENT_QUEUE_BROKEN or kind == EVENT_MALFORMED or kind == EVENT_MEMORY_LOST
         words = FAULT_WORDS[detail] if faults else os.strerror(detail) if detail else "end of file"
-        return {"kind": EVENT_NAMES[kind], "queue": self.state.events[kind].queue, "count": fresh, "detail": words}
+        queue = load_relaxed_u32(&self.state.events[kind].queue)
+        return {"kind": EVENT_NAMES[kind], "queue": queue, "count": fresh, "detail": words}
 
     def inject_fault(self, kind, uint32_t error):
         kinds = {
@@ -691,9 +693,6 @@ cdef class TableHold:
         free(self.use)
 
 
-RUNNING = set()  # queues that a reactor uses, whoever else has forgotten them
-
-
 cdef class Queue:
     cdef QueueState *state
     cdef readonly Reactor reactor
@@ -722,7 +721,7 @@ cdef class Queue:
 
     @property
     def broken(self):
-        return self.state.broken
+        return load_relaxed_u32(&self.state.broken) != 0
 
     def start(
         self,
@@ -762,7 +761,7 @@ cdef class Queue:
         command.queue = self.state
         self.reactor._ask(command)
         self.running = True
-        RUNNING.add(self)
+        Py_INCREF(self)  # a reactor uses it, whoever else forgets it, and also when the interpreter ends
 
     cdef _lay_ring(self, MemoryTable table, uint32_t size, uint64_t descriptors, uint64_t available, uint64_t used,
                    Command *command):
@@ -782,7 +781,8 @@ cdef class Queue:
     cdef _prepare(self, uint32_t size, uint16_t base, uint64_t features, Command *command):
         cdef QueueState *state = self.state
         self._take_slots(size)
-        state.broken = state.dirty = False
+        state.broken = 0
+        state.dirty = False
         state.stop_command = NULL
         state.ring.size = size
         state.ring.descriptors, state.ring.available, state.ring.used = (
@@ -823,7 +823,7 @@ cdef class Queue:
         command.queue = self.state
         self.reactor._ask(&command)
         self.running = False
-        RUNNING.discard(self)
+        Py_DECREF(self)
         self.reactor.attached -= 1
         self.holds.clear()
         self._close_descriptors()
@@ -885,7 +885,7 @@ cdef class Queue:
             "interrupts": load_relaxed_u64(&counted.interrupts),
             "interrupts_suppressed": load_relaxed_u64(&counted.interrupts_suppressed),
             "batches": load_relaxed_u64(&counted.batches),
-            "in_flight": self.state.in_flight,
+            "in_flight": load_relaxed_u32(&self.state.in_flight),
             "latency": {LATENCY_NAMES[i]: self._latency(i) for i in range(LATENCY_CLASSES)},
         }
 

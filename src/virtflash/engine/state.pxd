@@ -142,8 +142,8 @@ cdef struct Statistics:
 
 cdef struct EventCount:
     uint64_t count  # shared
-    uint32_t queue
-    uint32_t detail  # a Fault, or an errno, by kind
+    uint32_t queue  # shared: of the last one
+    uint32_t detail  # shared: a Fault, or an errno, by kind
     uint64_t told  # how many the control plane has taken
 
 # What the queues of a volume serve. Written by the control plane, read by every reactor that has a queue of it.
@@ -179,13 +179,13 @@ cdef struct Command
 cdef struct QueueState:
     uint16_t index
     bint active  # the reactor serves it
-    bint broken  # shared: it stopped itself
+    uint32_t broken  # shared: it stopped itself
     bint dirty  # used elements wait to be published
     bint kick_armed  # a read of the kick descriptor is with the kernel
     bint kick_by_poll  # the kernel does not wait in a read of it: it is polled, then read
     bint kick_cancelled
     bint kick_lost
-    uint32_t in_flight
+    uint32_t in_flight  # shared
     uint64_t order  # of the next request taken
     int kick_fd
     int call_fd
