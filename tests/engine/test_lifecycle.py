@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hand_made_ring import Memory, eventually, wait_readable
+from hand_made_ring import Memory, Piece, eventually, wait_readable
 from served_ring import EVERYTHING, FLUSH, IN, OK, OUT, PATHS, SECTORS, ServedRing, reactor_on, sector_bytes
 
 from virtflash.engine import Binding, Queue, Reactor, versions
@@ -119,6 +119,31 @@ def test_stops_a_queue_that_broke_while_requests_are_in_flight(serve: Serve, pat
     os.write(device, b"x" * 1536)
     assert {outcome.status for outcome in served.collect(*requests)} == {OK}
     assert served.queue.stop() == 4
+    os.close(fd)
+    os.close(device)
+
+
+def test_more_in_flight_than_the_kernel_has_entries(serve: Serve, path: str) -> None:
+    """256 submissions and 4096 completions are what io_uring was given; nothing that goes beyond is lost."""
+    fd, device = os.pipe()
+    memory = Memory(1 << 23)
+    count = 1000
+    rings = [serve(fd if path != "threads" else -1, ring={"size": 1024, "memory": memory}) for _ in range(5)]
+    for served in rings:
+        request, answer = memory.allocate(16), memory.allocate(1)
+        memory.write(request, struct.pack("<IIQ", IN, 0, 0))
+        for head in range(count):  # each a table of its own, with room of its own
+            table, room = memory.allocate(48), memory.allocate(512)
+            served.ring.link(0, [Piece(request, 16), Piece(room, 512, 2), Piece(answer, 1, 2)], table=table)
+            served.ring.put_descriptor(head, table, 48, 4)
+        served.ring.offer(*range(count))
+    if path != "threads":
+        eventually(lambda: all(s.statistics()["in_flight"] == count for s in rings), "all are in flight")
+        for _ in range(5 * count // 100):
+            os.write(device, bytes(512 * 100))
+    for served in rings:
+        assert sorted(head for head, _ in served.ring.wait(count)) == list(range(count))
+        assert served.statistics()["errors"] == 0
     os.close(fd)
     os.close(device)
 
