@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ MEMORY_MARGIN_KIB = 3072  # by which the process may have grown: Python's own, a
 PATIENCE_SECONDS = (
     2.0  # longest round of the bystander: a starved one takes until the attack ends, and its own deadline
 )
+DISK_SECONDS = 60.0  # that a disk may need which others keep busy
+MEMORY = Path("/dev/shm")
 CHECKED = 1000  # sector at which the volume is tried after an attack
 
 
@@ -29,10 +32,12 @@ def make_image(path: Path) -> Path:
 
 
 class AttackedServer:
-    """The process, with a volume for attackers and one for the bystander."""
+    """The process, with a volume for attackers and one for the bystander, which stays out of a slow disk's way."""
 
     def __init__(self, directory: Path, *options: str) -> None:
-        images = [make_image(directory / f"{name}.img") for name in ("attacked", "bystander")]
+        self._quiet = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() and "--direct" not in options else None)
+        bystander = Path(self._quiet.name) / "bystander.img"
+        images = [make_image(directory / "attacked.img"), make_image(bystander)]
         self.read_only = "--read-only" in options
         self.process = WatchedServer(directory, images, *options)
         self.socket, self.image = self.process.sockets[0], images[0]
@@ -41,7 +46,7 @@ class AttackedServer:
 
     @contextmanager
     def running(self) -> Iterator["AttackedServer"]:
-        with self.process, ExitStack() as stack:
+        with self._quiet, self.process, ExitStack() as stack:
             self.bystander = Bystander(self.process.sockets[1], read_only=self.read_only)
             stack.callback(self.bystander.close)
             for _ in range(2):  # what is made on first use is made before the first attack
@@ -53,7 +58,7 @@ class AttackedServer:
     def use_volume(self) -> None:
         """The attacked volume, by a new front end that behaves."""
         content = os.urandom(4096)
-        with BlkDriver(self.socket) as driver:
+        with BlkDriver(self.socket, timeout=DISK_SECONDS) as driver:
             if not self.read_only:
                 driver.write(CHECKED, content).check()
                 driver.discard(CHECKED + 64, 64).check()
