@@ -3,7 +3,7 @@
 import os
 import select
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -163,8 +163,17 @@ def reactor_on(path: str) -> Iterator[Reactor]:
 
 def thread_of(reactor: Reactor) -> Path:
     """In /proc. Its workers were made later, and have its name too."""
-    tasks = sorted(Path("/proc/self/task").iterdir(), key=lambda task: int(task.name))
-    return next(task for task in tasks if (task / "comm").read_text().strip() == reactor.name)
+    return min(threads_called(reactor.name), key=lambda task: int(task.name))
+
+
+def threads_called(name: str) -> list[Path]:
+    """In /proc; some of all threads may be gone before they are looked at."""
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if (task / "comm").read_text().strip() == name:
+                found.append(task)
+    return found
 
 
 def processor_seconds(reactor: Reactor) -> float:

@@ -14,7 +14,19 @@ from pathlib import Path
 
 import pytest
 from hand_made_ring import Memory, Piece, eventually, wait_readable
-from served_ring import EVERYTHING, FLUSH, IN, OK, OUT, PATHS, SECTORS, ServedRing, reactor_on, sector_bytes
+from served_ring import (
+    EVERYTHING,
+    FLUSH,
+    IN,
+    OK,
+    OUT,
+    PATHS,
+    SECTORS,
+    ServedRing,
+    reactor_on,
+    sector_bytes,
+    threads_called,
+)
 
 from virtflash.engine import Binding, Queue, Reactor, versions
 from virtflash.virtio.blk import RequestType
@@ -34,7 +46,7 @@ def threads() -> int:
 
 def workers() -> int:
     """Threads with the name of the reactor, without itself. The kernel's own for io_uring have other names."""
-    return [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()].count("test\n") - 1
+    return len(threads_called("test")) - 1
 
 
 # Stopping
@@ -188,6 +200,23 @@ def test_keeps_its_counters_over_restarts(serve: Serve, disk: int) -> None:
         served.ring.reset()
         served.start()
     assert served.statistics()["requests"]["read"] == 3
+
+
+def test_nothing_waits_for_the_garbage_collector(reactor: Reactor) -> None:
+    """Descriptors and mappings go with the last reference."""
+    files = open_files()
+    gc.disable()
+    try:
+        for _ in range(5):
+            served = ServedRing(reactor, Binding(-1, 8))
+            assert served.do(FLUSH).status == OK
+            served.close()
+            served.memory.close()
+            del served
+        left = len(list(Path("/proc/self/fd").iterdir()))
+    finally:
+        gc.enable()
+    assert left == files
 
 
 # Reactors

@@ -270,7 +270,7 @@ cdef class MemoryTable:
 
 cdef class Binding:
     cdef BindingState state
-    cdef list queues
+    cdef list queues  # that run, or are about to
 
     def __cinit__(self):
         memset(&self.state, 0, sizeof(BindingState))
@@ -367,7 +367,7 @@ cdef class Binding:
     def write_through(self, bint value):
         """Returns when every reactor that serves this volume has seen the new mode in a turn of its loop."""
         store_release_u32(&self.state.write_through, value)
-        for reactor in {queue.reactor for queue in self.queues}:
+        for reactor in {queue.reactor for queue in list(self.queues)}:
             (<Reactor>reactor).round()
 
     @property
@@ -717,7 +717,6 @@ cdef class Queue:
         self.state.binding = &binding.state
         self.holds = []
         self.lock = _thread.allocate_lock()
-        binding.queues.append(self)
 
     @property
     def broken(self):
@@ -757,6 +756,7 @@ cdef class Queue:
         hold = TableHold(table)
         self.holds.append(hold)
         self.state.use = (<TableHold>hold).use
+        self.binding.queues.append(self)  # before it runs: a change of mode has to reach it
         command.kind = COMMAND_START
         command.queue = self.state
         self.reactor._ask(command)
@@ -824,6 +824,7 @@ cdef class Queue:
         self.reactor._ask(&command)
         self.running = False
         Py_DECREF(self)
+        self.binding.queues.remove(self)
         self.reactor.attached -= 1
         self.holds.clear()
         self._close_descriptors()
