@@ -1,6 +1,7 @@
 """The program itself, for tests: `virtflash serve` as a child process."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,6 +11,14 @@ import pytest
 from served import IMAGE_BYTES, Serve
 
 from virtflash.demo.server_process import ServerProcess
+
+
+@pytest.fixture(autouse=True, scope="session")
+def signals_as_in_a_terminal() -> None:
+    """What is started inherits which signals are ignored: SIGHUP under nohup, SIGINT in the background of a script."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -189,7 +189,12 @@ class Server:
 
 
 def block_signals() -> None:
-    """Before any thread is made: signals are the main thread's, which waits for them."""
+    """Before any thread is made: signals are the main thread's, which waits for them.
+
+    One that is ignored cannot be waited for: under nohup, SIGHUP is to look at sizes all the same.
+    """
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 

@@ -172,6 +172,15 @@ def test_it_serves_until_it_is_told_to_end(number: signal.Signals, tmp_path: Pat
     assert "stopping" in logged
 
 
+def test_growing_is_looked_for_under_nohup_too(tmp_path: Path, image: Path) -> None:
+    running = Running(PROGRAM, "serve", "--image", image, "--socket", tmp_path / "s", program=Path("nohup"))
+    os.truncate(image, 2 << 20)
+    running.process.send_signal(signal.SIGHUP)
+    status, _, logged = running.end()  # SIGTERM has the higher number and is taken second
+    assert status == 0
+    assert "grown from 2048 to 4096 sectors" in logged
+
+
 def test_logs_as_json(tmp_path: Path, image: Path) -> None:
     running = subprocess.Popen(
         [PROGRAM, "serve", "--image", image, "--socket", tmp_path / "s", "--log-json"],
