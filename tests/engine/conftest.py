@@ -44,8 +44,7 @@ def serve(reactor: Reactor) -> Iterator[Callable[..., ServedRing]]:
             fd: int = -1, sectors: int = SECTORS, *, ring: dict[str, Any] | None = None, **options: Any
         ) -> ServedRing:
             served = ServedRing(options.pop("on", reactor), Binding(fd, sectors, **options), **(ring or {}))
-            stack.callback(served.memory.close)
-            stack.callback(served.close)
+            stack.callback(served.put_away)
             return served
 
         yield make

@@ -8,7 +8,7 @@ import select
 import struct
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from virtflash.engine import Mapping, MemoryTable
 
@@ -45,6 +45,12 @@ class Memory:
         if self.fd >= 0:
             os.close(self.fd)
         self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
 
     def mappings(self, user: int = USER) -> list[Mapping]:
         return [

@@ -75,7 +75,7 @@ class ServedRing:
         self.requests: dict[int, Request] = {}
         binding.negotiate(features)
         if run:
-            self.start(base=base)
+            self._start_or_close(base)
 
     def start(self, *, base: int = 0, table: MemoryTable | None = None, **others: Any) -> None:
         ring = self.ring
@@ -84,9 +84,21 @@ class ServedRing:
         arguments = {"size": ring.size, "base": base, "features": self.features, **places, **descriptors, **others}
         self.queue.start(table or self.memory.table(), **arguments)
 
+    def _start_or_close(self, base: int) -> None:
+        try:
+            self.start(base=base)
+        except BaseException:
+            self.ring.close()
+            raise
+
     def close(self) -> None:
         self.queue.stop()
         self.ring.close()
+
+    def put_away(self) -> None:
+        """With the memory that it has by then."""
+        self.close()
+        self.memory.close()
 
     # Requests
 

@@ -262,6 +262,7 @@ def test_a_closed_reactor_starts_nothing(path: str) -> None:
         served.start()
     assert open_files() == files
     served.close()
+    served.memory.close()
 
 
 def test_as_many_queues_as_a_reactor_serves(serve: Serve, reactor: Reactor) -> None:
@@ -278,32 +279,37 @@ def test_as_many_queues_as_a_reactor_serves(serve: Serve, reactor: Reactor) -> N
     one_more.close()
 
 
+def run_program(program: str) -> subprocess.CompletedProcess[str]:
+    """In an interpreter of its own, with what `served_ring` has."""
+    start = f"import gc, os, sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom served_ring import *\n"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    arguments = [sys.executable, "-c", start + textwrap.dedent(program)]
+    return subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False, timeout=30)
+
+
 def test_a_running_queue_that_everybody_forgot_is_served(path: str) -> None:
     """Nothing that a reactor uses may be collected under it."""
-    memory = Memory()
-    served = ServedRing(Reactor("forgotten", io=path), Binding(-1, 8), memory=memory)
-    ring, head = served.ring, served.blk(FLUSH).head
-    del served
-    gc.collect()
-    ring.offer(head)
-    assert ring.wait(1)[0] == (head, 1)
+    program = f"""
+        served = ServedRing(Reactor("forgotten", io={path!r}), Binding(-1, 8))
+        ring, head = served.ring, served.blk(FLUSH).head
+        del served
+        gc.collect()
+        ring.offer(head)
+        print(ring.wait(1)[0] == (head, 1))
+    """
+    run = run_program(program)
+    assert (run.returncode, run.stdout) == (0, "True\n"), run.stderr
 
 
 def test_the_interpreter_may_end_while_a_queue_is_served(path: str) -> None:
     """As after an error in the control plane: the process ends with its own status, not by a signal."""
     program = f"""
-        import os, sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from served_ring import *
         served = ServedRing(Reactor("x", io={path!r}), Binding(os.memfd_create("disk"), 8), size=256)
         served.ring.publish(*(served.blk(IN, 0, room=512).head for _ in range(60)))
         served.ring.kick()
         sys.exit(3)
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    for _ in range(5):
-        run = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], env=environment, check=False)
-        assert run.returncode == 3
+    assert [run_program(program).returncode for _ in range(5)] == [3] * 5
 
 
 def test_workers_are_few_and_made_when_needed(serve: Serve, path: str) -> None:

@@ -222,11 +222,12 @@ def test_faults_that_are_not_ours_end_the_process_as_ever(fault: str, handler: s
 def test_hugetlbfs_memory(serve: Serve, disk: int, other: ServedRing) -> None:
     """Its pages are larger, and so is the page that is put over a lost one."""
     huge = 2 << 20
+    fd = os.memfd_create("huge", os.MFD_HUGETLB)
     try:
-        fd = os.memfd_create("huge", os.MFD_HUGETLB)
         os.ftruncate(fd, 2 * huge)
         mmap.mmap(fd, 2 * huge).close()
     except OSError:
+        os.close(fd)
         pytest.skip("no huge pages are free (sysctl vm.nr_hugepages)")
     memory = HugeMemory(fd, regions=[Region(GUEST, huge, 0), Region(GUEST + huge, huge, huge)])
     served = serve(disk, ring={"memory": memory})

@@ -13,7 +13,7 @@ import pytest
 from hand_made_ring import GUEST, USER, Memory, Region, eventually
 from served_ring import IN, OK, SECTORS, ServedRing, sector_bytes
 
-from virtflash.engine import Mapping, MemoryTable
+from virtflash.engine import Binding, Mapping, MemoryTable, Reactor
 
 Serve = Callable[..., ServedRing]
 PAGE = 4096
@@ -56,7 +56,7 @@ def test_refuses_regions(file: int, what: str) -> None:
 
 FILES = {
     "a socket": lambda: socket.socket(socket.AF_UNIX).detach(),
-    "a pipe": lambda: os.pipe()[0],
+    "an io_uring or the like": lambda: os.pidfd_open(os.getpid()),
     "an eventfd": lambda: os.eventfd(0),
     "a directory": lambda: os.open("/", os.O_RDONLY),
     "a file of the kernel": lambda: os.open("/proc/self/status", os.O_RDONLY),
@@ -85,14 +85,16 @@ def test_refuses_a_closed_descriptor() -> None:
 
 
 @pytest.mark.parametrize("offset", [0, 1, 16, PAGE - 16, PAGE, PAGE + 48])
-def test_regions_at_odd_offsets_of_their_file(serve: Serve, disk: int, tmp_path: Path, offset: int) -> None:
+def test_regions_at_odd_offsets_of_their_file(
+    serve: Serve, reactor: Reactor, disk: int, tmp_path: Path, offset: int
+) -> None:
     """They must work, as long as the ring itself is aligned; the file is one on a disk."""
     fd = os.open(tmp_path / "memory", os.O_RDWR | os.O_CREAT)
     memory = Memory(regions=[Region(GUEST, 1 << 18, offset)], fd=fd)
     if offset % 16:
         memory.next_free += 16 - offset % 16  # no address that is aligned for the guest is aligned in the file
-        with pytest.raises(ValueError, match="misaligned in its memory file"):
-            serve(disk, ring={"memory": memory})
+        with memory, pytest.raises(ValueError, match="misaligned in its memory file"):
+            ServedRing(reactor, Binding(disk, SECTORS), memory=memory)
         return
     served = serve(disk, ring={"memory": memory})
     assert served.read(5).data == sector_bytes(5)
@@ -203,11 +205,11 @@ def test_parts_of_a_ring_up_to_the_last_byte(serve: Serve, disk: int) -> None:
         setattr(ring, name, served.memory.allocate(size))
 
 
-def test_refuses_a_ring_that_spans_regions(serve: Serve, disk: int) -> None:
+def test_refuses_a_ring_that_spans_regions(reactor: Reactor, disk: int) -> None:
     memory = SplitMemory(1 << 17)
     memory.next_free = GUEST + PAGE - 512
-    with pytest.raises(ValueError, match="not wholly inside one region"):
-        serve(disk, ring={"memory": memory})
+    with memory, pytest.raises(ValueError, match="not wholly inside one region"):
+        ServedRing(reactor, Binding(disk, SECTORS), memory=memory)
 
 
 class SplitMemory(Memory):

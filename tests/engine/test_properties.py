@@ -159,7 +159,8 @@ def test_serves_like_the_model(serve: Serve, path: str, in_memory: bool) -> None
 def test_any_bytes_at_all(serve: Serve, disk: int) -> None:
     """A ring and all that it refers to made of noise: the queue may stop, the reactor and its other queues may not."""
     quiet = serve(disk)
-    noisy = serve(os.memfd_create("disk"), 64, ring={"size": 16, "run": False})
+    fd = os.memfd_create("disk")
+    noisy = serve(fd, 64, ring={"size": 16, "run": False})
     first = noisy.memory.regions[0].guest
 
     @FEW
@@ -178,3 +179,4 @@ def test_any_bytes_at_all(serve: Serve, disk: int) -> None:
 
     play()
     assert not wait_readable(quiet.ring.error_fd, 0)
+    os.close(fd)

@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -259,15 +259,18 @@ LIFETIMES = {
 
 
 @pytest.fixture
-def wear(tmp_path: Path) -> Wear:
+def wear(tmp_path: Path) -> Iterator[Wear]:
+    descriptors = {}
+
     def make(pre_eol: bytes, life_time: bytes) -> dict[str, int]:
-        descriptors = {}
         for name, text in (("pre_eol_fd", pre_eol), ("life_time_fd", life_time)):
             (tmp_path / name).write_bytes(text)
             descriptors[name] = os.open(tmp_path / name, os.O_RDONLY)
         return descriptors
 
-    return make
+    yield make
+    for fd in descriptors.values():
+        os.close(fd)
 
 
 @pytest.mark.parametrize("case", LIFETIMES)

@@ -152,42 +152,40 @@ def test_a_pipe_of_kicks_never_stays_full(idle: ServedRing) -> None:
             assert poll.poll(10_000), "nobody empties the pipe"
 
 
-def ended(line: Line) -> int:
+def ended(line: Line) -> list[int]:
     os.close(line.writes)
-    return line.reads
+    return [line.reads]
 
 
-def connected(_line: Line) -> int:
-    return socket.socket(socket.AF_UNIX).detach()
+def connected() -> list[int]:
+    return [socket.socket(socket.AF_UNIX).detach()]
 
 
-def listening(_line: Line) -> int:
-    listener = socket.socket(socket.AF_UNIX)
+def listening() -> list[int]:
+    listener, client = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
     listener.bind(f"\0virtflash-test-{os.getpid()}")
     listener.listen()
-    client = socket.socket(socket.AF_UNIX)
     client.connect(listener.getsockname())
-    client.detach()
-    return listener.detach()
+    return [listener.detach(), client.detach()]
 
 
+# The first descriptor is the kick's.
 LOST = {
-    "a pipe at its end": (lambda: pipe(True), ended),
-    "a stream at its end": (lambda: sockets(socket.SOCK_STREAM, True), ended),
-    "a stream at its end, non-blocking": (lambda: sockets(socket.SOCK_STREAM, False), ended),
-    "packets at their end": (lambda: sockets(socket.SOCK_SEQPACKET, False), ended),
-    "a socket that is not connected": (lambda: pipe(True), connected),
-    "a socket that listens": (lambda: pipe(True), listening),
+    "a pipe at its end": lambda: ended(pipe(True)),
+    "a stream at its end": lambda: ended(sockets(socket.SOCK_STREAM, True)),
+    "a stream at its end, non-blocking": lambda: ended(sockets(socket.SOCK_STREAM, False)),
+    "packets at their end": lambda: ended(sockets(socket.SOCK_SEQPACKET, False)),
+    "a socket that is not connected": connected,
+    "a socket that listens": listening,
 }
 
 
 @pytest.mark.parametrize("what", LOST)
 def test_a_kick_descriptor_that_will_never_kick(serve: Serve, disk: int, what: str) -> None:
     """It is told once, the reactor does not go round in circles over it, and others are served."""
-    make, spoil = LOST[what]
     broken, other = serve(disk, ring={"run": False}), serve(disk)
-    fd = spoil(make())
-    broken.start(kick=fd)
+    descriptors = LOST[what]()
+    broken.start(kick=descriptors[0])
     assert wait_readable(broken.binding.event_fd), "nobody was told"
     assert list(broken.events()) == ["kick-lost"]
     assert_sleeps(broken.reactor)
@@ -196,7 +194,8 @@ def test_a_kick_descriptor_that_will_never_kick(serve: Serve, disk: int, what: s
     broken.queue.stop()
     broken.start()
     assert broken.read(3).data == sector_bytes(3)
-    os.close(fd)
+    for fd in descriptors:
+        os.close(fd)
 
 
 def test_one_kick_for_two_queues(serve: Serve, disk: int) -> None:
