@@ -252,9 +252,9 @@ def make_binding(backing: Backing, serial: bytes) -> Binding:
 
 def queue_statistics(queue: Queue) -> dict[str, Any]:
     """Counters; of the latencies only how many were in each bucket, as all have the same bounds."""
-    counted = dict(queue.statistics())
-    latency = {kind: histogram["counts"] for kind, histogram in queue.statistics()["latency"].items()}
-    return {**counted, "latency": latency}
+    counted: dict[str, Any] = dict(queue.statistics())
+    counted["latency"] = {kind: histogram["counts"] for kind, histogram in counted["latency"].items()}
+    return counted
 
 
 def summary(statistics: dict[str, Any]) -> str:

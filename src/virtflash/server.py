@@ -102,9 +102,8 @@ class Server:
             for number in range(count):
                 self.reactors.append(Reactor(f"vf-reactor-{number}", io=self.options.io))
         except OSError as error:
-            raise ServerError(
-                f"--io {self.options.io}: {error.strerror}; leave it out to take what the kernel has"
-            ) from error
+            remedy = "" if self.options.io == "auto" else "; leave it out to take what the kernel has"
+            raise ServerError(f"--io {self.options.io}: {error.strerror}{remedy}") from error
 
     def _name_statistics(self, volumes: Sequence[Volume]) -> None:
         if self.options.statistics is not None:

@@ -1,12 +1,12 @@
 """The command line. Commands are imported when they are called: most of what they need takes long to import."""
 
 import importlib
-import os
 import sys
 
 import click
 
 from virtflash import __version__
+from virtflash.standard_output import abandon_output
 
 COMMANDS = {
     "serve": "serve a raw image or block device to a virtual machine over vhost-user",
@@ -96,12 +96,6 @@ def complain(text: str, status: int) -> int:
     """One line on standard error, whatever it was made of."""
     click.echo(" ".join(text.split()), err=True)
     return status
-
-
-def abandon_output() -> None:
-    """Standard output cannot be written to: let the interpreter not try again when it ends."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> int:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from virtflash.cli import CommandError, abandon_output
+from virtflash.cli import CommandError
 from virtflash.cli.sizes import Size
+from virtflash.standard_output import abandon_output
 
 if TYPE_CHECKING:
     from virtflash.server import Options, Volume
