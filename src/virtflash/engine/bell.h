@@ -122,7 +122,9 @@ static inline void bell_ring(struct bell *bell, struct ringer *ringer, int fd)
     if (fd < 0)
         return;
     if (bell->kind == BELL_EVENTFD_RING) {
-        io_uring_prep_nop(io_uring_get_sqe(&bell->ring));
+        struct io_uring_sqe *entry = io_uring_get_sqe(&bell->ring);
+        if (entry) /* else the kernel did not take the last one, which is submitted again and rings as well */
+            io_uring_prep_nop(entry);
         io_uring_submit(&bell->ring);
         io_uring_cq_advance(&bell->ring, io_uring_cq_ready(&bell->ring));
     } else if (bell->kind == BELL_SEND) {
