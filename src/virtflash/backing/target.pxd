@@ -1,0 +1,46 @@
+"""The contract between the data plane and storage that this process emulates: calls instead of file I/O.
+
+All calls come from the one thread that owns the target (a reactor while it is served), so there are no locks. A call
+returns bytes or 0, or -errno, or one of the values below; it never waits for a device. Sectors are of 512 bytes; ranges
+were checked against the capacity before.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from posix.uio cimport iovec
+
+cdef enum:
+    TARGET_MORE = 0x10000  # of `change`: a part is done, call again with the same arguments
+    TARGET_SYNC = 0x10001  # nothing was done: sync the image, tell `synced`, call again (a host disk is behind on what
+    # the flash must not lose before it erases)
+
+cdef enum:
+    TARGET_DISCARD
+    TARGET_WRITE_ZEROES
+    TARGET_UNMAP_ZEROES  # write zeroes that may unmap
+    TARGET_SECURE_ERASE
+
+# Where `change` has come to with a long range: the caller keeps it, zeroed at first, and does not look into it.
+cdef struct TargetProgress:
+    uint64_t done
+    uint64_t stage
+
+cdef struct Target:
+    void *self
+    int sync_fd  # to fdatasync where data must survive a crash of the host; -1: nothing behind it would
+    int32_t (*read)(void *self, uint64_t sector, const iovec *iov, uint32_t pieces, uint64_t bytes) noexcept nogil
+    int32_t (*write)(void *self, uint64_t sector, const iovec *iov, uint32_t pieces, uint64_t bytes) noexcept nogil
+    # Everything that was written before survives a power cut after this, and a crash of the host after a sync that
+    # begins after this has completed.
+    int32_t (*flush)(void *self) noexcept nogil
+    # One sector range of a discard, write zeroes or secure erase; TARGET_MORE while there is more to do.
+    int32_t (*change)(void *self, int kind, uint64_t sector, uint64_t sectors, TargetProgress *progress) noexcept nogil
+    int32_t (*lifetime)(void *self, uint8_t *three) noexcept nogil  # PRE_EOL_INFO, estimate A, estimate B
+    uint64_t (*sync_begins)(void *self) noexcept nogil  # a mark of what a sync that begins now will cover
+    void (*synced)(void *self, uint64_t mark) noexcept nogil  # it has succeeded
+    # A slice of work for the device's own sake (collection, refresh), of tens of microseconds; called when no request
+    # waits. True: there is more to do now.
+    bint (*work)(void *self) noexcept nogil
+    # When the operations of the last call would be done on the real part, on the monotonic clock; 0: at once. Requests
+    # complete no earlier; work is not called before.
+    uint64_t (*ready_ns)(void *self) noexcept nogil
+    uint64_t now_ns  # written by the owner before each batch of calls: its monotonic clock

@@ -1,0 +1,1 @@
+"""Raw flash: the contract of a chip (`chip.pxd`), emulated NAND and NOR, their physics, profiles and image format."""

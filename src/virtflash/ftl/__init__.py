@@ -1,0 +1,1 @@
+"""The flash translation layer: map, allocation, collection, levelling, refresh and recovery over raw flash."""
