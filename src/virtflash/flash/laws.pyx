@@ -36,19 +36,25 @@ def failure_probability(physics, *, bint slc=False, bint erase=False, double cyc
 
 
 def codeword_failure_rate(physics, double rate):
-    """Probability that a codeword has more wrong bits than can be corrected, at a raw bit error rate above 0."""
+    """Probability that a codeword has more wrong bits than can be corrected, at a raw bit error rate."""
     cdef Physics p = physics
     cdef double bits = p.raw_codeword_bits
-    cdef double wrong = p.correctable_bits + 1
-    cdef double term, ways, total = 0
-    if rate <= 0 or bits < wrong:
+    if rate <= 0 or bits == 0:
         return 0.0
-    ways = lgamma(bits + 1) - lgamma(wrong + 1) - lgamma(bits - wrong + 1)
-    term = exp(ways + wrong * log(rate) + (bits - wrong) * log1p(-rate))
-    while wrong <= bits and (term > total * 1e-16 or wrong <= bits * rate):
+    if p.correctable_bits + 1 > bits * rate:
+        return binomial_from(bits, p.correctable_bits + 1, rate)
+    return 1 - binomial_from(bits, bits - p.correctable_bits, 1 - rate)
+
+
+cdef double binomial_from(double bits, double least, double rate) noexcept nogil:
+    """Probability of at least so many of `bits`, each with probability `rate`; `least` is not below their mean."""
+    cdef double ways = lgamma(bits + 1) - lgamma(least + 1) - lgamma(bits - least + 1)
+    cdef double term = exp(ways + least * log(rate) + (bits - least) * log1p(-rate))
+    cdef double total = 0
+    while least <= bits and term > total * 1e-16:
         total += term
-        term *= (bits - wrong) / (wrong + 1) * rate / (1 - rate)
-        wrong += 1
+        term *= (bits - least) / (least + 1) * rate / (1 - rate)
+        least += 1
     return total
 
 
