@@ -89,7 +89,7 @@ def parse_profile(text: str, where: str) -> Profile:
 def parse_toml(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # a TOMLDecodeError, or an integer longer than Python reads
         raise ProfileError(f"{where}: not TOML: {error}: correct it there") from None
     except RecursionError:
         raise ProfileError(f"{where}: not a profile: values are nested too deep: remove them") from None
