@@ -1,0 +1,275 @@
+"""Moving what is valid out of a block, so that the block is free: for space, for refresh, for level wear, for good.
+
+One block is emptied at a time, a few frames with each frame that the host writes, so that nobody waits for a whole one.
+Nothing is kept in memory between two steps but the place where the last one ended.
+"""
+
+from libc.errno cimport EIO, EROFS
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from virtflash.flash.chip cimport FLASH_OK, FLASH_POWER_LOST
+from virtflash.ftl.allocation cimport RESERVED_BLOCKS, count_erasable, need_block, retire
+from virtflash.ftl.append cimport append_units
+from virtflash.ftl.frame cimport FRAME_DATA, FrameLayout, FrameRecord, kind_of, layout_of, read_record, read_slot
+from virtflash.ftl.refresh cimport block_to_refresh
+from virtflash.ftl.safety cimport safe_sequence
+from virtflash.ftl.state cimport (
+    BLOCK_CLOSED,
+    FLAG_META,
+    FLAG_REFRESH,
+    FLAG_RETIRE,
+    FLAG_SLC,
+    FRAME_UNITS_MAX,
+    MOVE_COLLECT,
+    MOVE_LEVEL,
+    MOVE_NONE,
+    MOVE_PURGE,
+    MOVE_REFRESH,
+    MOVE_RETIRE,
+    NO_BLOCK,
+    STREAM_COLD,
+    STREAM_HOST,
+    UNIT_UNMAPPED,
+    Ftl,
+)
+from virtflash.ftl.trim_log cimport lose_unit, program_trims
+from virtflash.ftl.wear_levelling cimport block_to_level
+
+cdef enum:
+    LOW_BLOCKS = RESERVED_BLOCKS + 2  # with so few free ones, each frame of the host pays for some collection
+    READ_ATTEMPTS = 3
+
+
+cdef inline uint32_t slc_data_blocks(const Ftl *ftl) noexcept nogil:
+    cdef uint32_t count = 0
+    cdef uint32_t block
+    for block in range(ftl.blocks):
+        count += ftl.use[block] == BLOCK_CLOSED and (ftl.flags[block] & (FLAG_SLC | FLAG_META)) == FLAG_SLC
+    return count
+
+
+cdef inline uint32_t slc_limit(const Ftl *ftl) noexcept nogil:
+    """Blocks in SLC mode hold less; so many of them are in the device's sizing."""
+    cdef uint32_t share = ftl.blocks // 64
+    return share if share > 2 else 2
+
+
+cdef inline uint32_t block_to_collect(const Ftl *ftl) noexcept nogil:
+    """Greedy: the closed block with the fewest valid units; of those in SLC mode first, where they are many."""
+    cdef bint only_slc = slc_data_blocks(ftl) >= slc_limit(ftl)
+    cdef uint32_t best = NO_BLOCK
+    cdef uint32_t block
+    for block in range(ftl.blocks):
+        if ftl.use[block] != BLOCK_CLOSED or ftl.flags[block] & FLAG_META:
+            continue
+        if only_slc and not ftl.flags[block] & FLAG_SLC:
+            continue
+        if ftl.flags[block] & FLAG_RETIRE and ftl.valid[block] == 0:
+            continue
+        if best == NO_BLOCK or ftl.valid[block] < ftl.valid[best]:
+            best = block
+    return best
+
+
+cdef inline uint32_t block_to_retire(const Ftl *ftl) noexcept nogil:
+    cdef uint32_t block
+    for block in range(ftl.blocks):
+        if ftl.use[block] == BLOCK_CLOSED and ftl.flags[block] & FLAG_RETIRE and ftl.valid[block]:
+            return block
+    return NO_BLOCK
+
+
+cdef inline void retire_dead(Ftl *ftl) noexcept nogil:
+    """Mark bad what failed and holds nothing any more."""
+    cdef uint64_t safe = safe_sequence(ftl)
+    cdef uint32_t block
+    for block in range(ftl.blocks):
+        if ftl.use[block] != BLOCK_CLOSED or not ftl.flags[block] & FLAG_RETIRE or ftl.flags[block] & FLAG_META:
+            continue
+        if ftl.valid[block] == 0 and ftl.dead_since[block] <= safe:
+            retire(ftl, block)
+
+
+cdef inline void units_from_map(Ftl *ftl, uint32_t block, uint32_t first, uint32_t count) noexcept nogil:
+    """Which units lie in these slots, found the long way: the frame's own record cannot be read."""
+    cdef uint32_t base = block * ftl.block_units
+    cdef uint32_t slot
+    cdef uint32_t unit
+    for slot in range(first, first + count):
+        ftl.move.units[slot] = <uint32_t>UNIT_UNMAPPED
+    for unit in range(ftl.units):
+        if ftl.map[unit] >= base + first and ftl.map[unit] < base + first + count:
+            ftl.move.units[ftl.map[unit] - base] = unit
+
+
+cdef inline void list_units(Ftl *ftl, uint32_t block) noexcept nogil:
+    """Which unit each slot of a block was written for."""
+    cdef FrameLayout *layout = layout_of(ftl, block)
+    cdef FrameRecord record
+    cdef uint32_t frame
+    cdef uint32_t i
+    cdef int status
+    for frame in range(ftl.written[block]):
+        status = read_record(ftl, block, frame, &record)
+        if status != FLASH_OK:
+            units_from_map(ftl, block, frame * layout.units, layout.units)
+            continue
+        for i in range(layout.units):
+            ftl.move.units[frame * layout.units + i] = (
+                record.words[i] if kind_of(&record) == FRAME_DATA else <uint32_t>UNIT_UNMAPPED
+            )
+
+
+cdef inline void start_move(Ftl *ftl, uint8_t why, uint32_t block) noexcept nogil:
+    ftl.move.why = why
+    ftl.move.block = block
+    ftl.move.cursor = 0
+    list_units(ftl, block)
+
+
+cdef inline void end_move(Ftl *ftl) noexcept nogil:
+    if ftl.move.why == MOVE_REFRESH:
+        ftl.counters.refreshed_blocks += 1
+    elif ftl.move.why == MOVE_LEVEL:
+        ftl.counters.levelled_blocks += 1
+    ftl.move.why = MOVE_NONE
+    ftl.move.block = NO_BLOCK
+
+
+cdef inline bint is_valid(const Ftl *ftl, uint32_t slot) noexcept nogil:
+    cdef uint32_t unit = ftl.move.units[slot]
+    return unit < ftl.units and ftl.map[unit] == ftl.move.block * ftl.block_units + slot
+
+
+cdef inline int read_to_move(Ftl *ftl, uint32_t slot, char *into) noexcept nogil:
+    """Read a unit that has to move: several times, since bits may be unstable. FLASH_OK, or what went wrong."""
+    cdef int attempt
+    cdef int status = FLASH_OK
+    for attempt in range(READ_ATTEMPTS):
+        status = read_slot(ftl, ftl.move.block, slot, 0, ftl.unit_bytes, into, NULL)
+        if status == FLASH_OK or status == FLASH_POWER_LOST:
+            break
+    return status
+
+
+cdef inline int gather(Ftl *ftl, uint32_t limit, uint32_t *units, char **data, uint32_t *count) noexcept nogil:
+    """Read the next valid units of the block, up to a frame. The cursor stays: they have not moved yet."""
+    cdef uint32_t slots = ftl.written[ftl.move.block] * layout_of(ftl, ftl.move.block).units
+    cdef uint32_t slot = ftl.move.cursor
+    cdef int status
+    count[0] = 0
+    while slot < slots and count[0] < limit:
+        if is_valid(ftl, slot):
+            data[count[0]] = ftl.frame_buffer + count[0] * ftl.unit_bytes
+            units[count[0]] = ftl.move.units[slot]
+            status = read_to_move(ftl, slot, data[count[0]])
+            if status == FLASH_POWER_LOST:
+                return -EIO
+            if status == FLASH_OK:
+                count[0] += 1
+            else:
+                status = lose_unit(ftl, ftl.move.units[slot])
+                if status:
+                    return status
+                # Noting the loss may have used the buffer: begin this frame again.
+                count[0] = 0
+                slot = ftl.move.cursor
+                continue
+        slot += 1
+    return 0
+
+
+cdef inline uint32_t move_stream(const Ftl *ftl) noexcept nogil:
+    return STREAM_COLD if ftl.settings.separate else <uint32_t>STREAM_HOST
+
+
+cdef inline int move_frame(Ftl *ftl) noexcept nogil:
+    """Move up to one frame of the block that is being emptied. 0, or why not."""
+    cdef uint32_t units[FRAME_UNITS_MAX]
+    cdef char *data[FRAME_UNITS_MAX]
+    cdef uint32_t count
+    cdef uint32_t i
+    cdef int result = gather(ftl, ftl.layouts[0].units, units, data, &count)
+    if result or count == 0:
+        if not result:
+            end_move(ftl)
+        return result
+    result = append_units(ftl, move_stream(ftl), count, units, data)
+    if result:
+        return result
+    ftl.counters.moved_units[ftl.move.why] += count
+    while ftl.move.cursor < ftl.block_units and not is_valid(ftl, ftl.move.cursor):
+        ftl.move.cursor += 1
+    if ftl.move.cursor >= ftl.written[ftl.move.block] * layout_of(ftl, ftl.move.block).units:
+        end_move(ftl)
+    return 0
+
+
+cdef inline bint may_gain(const Ftl *ftl, uint32_t block) noexcept nogil:
+    """Would emptying it free anything?"""
+    return block != NO_BLOCK and ftl.valid[block] < ftl.layouts[0].units * ftl.layouts[0].frames
+
+
+cdef inline void choose_collection(Ftl *ftl) noexcept nogil:
+    cdef uint32_t block = block_to_collect(ftl)
+    if may_gain(ftl, block):
+        start_move(ftl, MOVE_COLLECT, block)
+
+
+cdef inline void choose_care(Ftl *ftl) noexcept nogil:
+    """Something that can wait, but should not for ever."""
+    cdef uint32_t block
+    retire_dead(ftl)
+    block = block_to_retire(ftl)
+    if block != NO_BLOCK:
+        start_move(ftl, MOVE_RETIRE, block)
+        return
+    block = block_to_refresh(ftl)
+    if block != NO_BLOCK:
+        start_move(ftl, MOVE_REFRESH, block)
+        return
+    block = block_to_level(ftl) if ftl.settings.levelling else <uint32_t>NO_BLOCK
+    if block != NO_BLOCK:
+        start_move(ftl, MOVE_LEVEL, block)
+
+
+cdef inline uint32_t collection_pace(const Ftl *ftl) noexcept nogil:
+    """Frames to move for each frame of the host, so that the block is empty before the host has filled another."""
+    cdef uint32_t all_units = ftl.layouts[0].units * ftl.layouts[0].frames
+    cdef uint32_t valid = ftl.valid[ftl.move.block]
+    if valid >= all_units:
+        return 8
+    return valid // (all_units - valid) + 1
+
+
+cdef inline int move_paced(Ftl *ftl) noexcept nogil:
+    """A few frames of whatever is being moved."""
+    cdef uint32_t pace = collection_pace(ftl) if ftl.move.why == MOVE_COLLECT else 1
+    cdef int result = 0
+    while ftl.move.why != MOVE_NONE and pace and not result:
+        result = move_frame(ftl)
+        pace -= 1
+    return result
+
+
+cdef inline int collect_now(Ftl *ftl) noexcept nogil:
+    """Free blocks are at their least: collect until that is over. 0; -EROFS: there is nothing to gain anywhere."""
+    cdef int result
+    while ftl.free_blocks <= RESERVED_BLOCKS:
+        if ftl.move.why == MOVE_NONE:
+            choose_collection(ftl)
+        if ftl.move.why == MOVE_NONE:
+            return -EROFS
+        result = move_frame(ftl)
+        if result:
+            return result
+    return 0
+
+
+cdef inline int collect_ahead(Ftl *ftl) noexcept nogil:
+    """Called with each frame of the host."""
+    if ftl.move.why == MOVE_NONE and ftl.free_blocks <= LOW_BLOCKS:
+        choose_collection(ftl)
+    if ftl.move.why == MOVE_NONE:
+        return 0
+    return move_paced(ftl)

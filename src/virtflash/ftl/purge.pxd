@@ -1,0 +1,146 @@
+"""Secure erase and sanitise: no copy of the data is left anywhere in the medium, stale ones included.
+
+Which blocks hold a copy is found by their frames' records. Each of those is emptied of what is still valid and erased
+at once. A block that has been retired cannot be erased any more: if it holds such data, the answer is an error.
+
+A caller keeps `step`: the phase in its upper half, a block in its lower.
+"""
+
+from libc.errno cimport EIO
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from virtflash.flash.chip cimport FLASH_OK, FLASH_PHYSICAL, FLASH_POWER_LOST, FLASH_PURGE
+from virtflash.ftl.allocation cimport close_stream, erase_block, retire
+from virtflash.ftl.collection cimport end_move, move_frame, start_move
+from virtflash.ftl.frame cimport FRAME_DATA, FrameRecord, kind_of, layout_of, read_record, simple_operation
+from virtflash.ftl.safety cimport pad_exposed, safe_sequence
+from virtflash.ftl.state cimport (
+    BLOCK_BAD,
+    BLOCK_CLOSED,
+    BLOCK_FREE,
+    BLOCK_OPEN,
+    FLAG_BLANK,
+    FLAG_META,
+    FLAG_TAINTED,
+    MOVE_PURGE,
+    STREAM_COUNT,
+    Ftl,
+)
+from virtflash.ftl.trim_log cimport program_trims
+
+cdef enum:
+    PURGE_MARK
+    PURGE_EMPTY
+    PURGE_WIPE
+    PURGE_MORE = 0x10000  # as FTL_MORE
+    PURGE_SYNC = 0x10001  # as FTL_SYNC
+    EVERYTHING = 0xffffffff  # as a count: whatever is stale, of any unit
+
+
+cdef inline bint names_any(const FrameRecord *record, uint32_t first, uint32_t count) noexcept nogil:
+    cdef uint32_t i
+    if kind_of(record) != FRAME_DATA:
+        return False
+    for i in range(record.header.words):
+        if record.words[i] >= first and record.words[i] - first < count:
+            return True
+    return False
+
+
+cdef inline bint holds_any(Ftl *ftl, uint32_t block, uint32_t first, uint32_t count) noexcept nogil:
+    """Was any frame of this block written for one of these units? A frame whose record cannot be read may have been."""
+    cdef FrameRecord record
+    cdef uint32_t frame
+    cdef int status
+    for frame in range(layout_of(ftl, block).frames):
+        status = read_record(ftl, block, frame, &record)
+        if status < 0 or (status == FLASH_OK and names_any(&record, first, count)):
+            return True
+    return False
+
+
+cdef inline bint is_tainted(Ftl *ftl, uint32_t block, uint32_t first, uint32_t count) noexcept nogil:
+    """Does a block hold what has to go: a copy of one of these units, or, with EVERYTHING, anything stale?"""
+    if ftl.flags[block] & (FLAG_META | FLAG_BLANK):
+        return False
+    if count == EVERYTHING and ftl.use[block] != BLOCK_BAD:
+        return ftl.use[block] == BLOCK_FREE or ftl.valid[block] < ftl.written[block] * layout_of(ftl, block).units
+    return holds_any(ftl, block, first, count)
+
+
+cdef inline void close_if_open(Ftl *ftl, uint32_t block) noexcept nogil:
+    cdef uint32_t i
+    for i in range(STREAM_COUNT):
+        if ftl.streams[i].block == block:
+            close_stream(ftl, &ftl.streams[i])
+
+
+cdef inline int mark_block(Ftl *ftl, uint32_t block, uint32_t first, uint32_t count) noexcept nogil:
+    if not is_tainted(ftl, block, first, count):
+        return -EIO if ftl.lost_power else 0
+    if ftl.use[block] == BLOCK_BAD:
+        return -EIO
+    close_if_open(ftl, block)
+    ftl.flags[block] |= FLAG_TAINTED
+    return 0
+
+
+cdef inline int wipe_free(Ftl *ftl, uint32_t block) noexcept nogil:
+    """Erase a free block, physically."""
+    cdef int result = erase_block(ftl, block, FLASH_PHYSICAL)
+    if result == -EIO:
+        return result
+    if result == 0:
+        ftl.flags[block] = FLAG_BLANK
+    return 0
+
+
+cdef inline int empty_block(Ftl *ftl, uint32_t block) noexcept nogil:
+    """One step towards an erased block. 0: it is; PURGE_MORE; or why not."""
+    cdef int result
+    if ftl.use[block] == BLOCK_CLOSED and ftl.valid[block]:
+        if ftl.move.block != block:
+            end_move(ftl)  # of another block, which is begun again later
+            start_move(ftl, MOVE_PURGE, block)
+        result = move_frame(ftl)
+        return result if result else <int>PURGE_MORE
+    if ftl.dead_since[block] > safe_sequence(ftl):
+        result = program_trims(ftl)
+        if result:
+            return result
+        if pad_exposed(ftl) != FLASH_OK:
+            return -EIO
+        if ftl.dead_since[block] > safe_sequence(ftl):
+            return PURGE_SYNC
+    if ftl.use[block] == BLOCK_FREE:
+        return wipe_free(ftl, block)
+    retire(ftl, block)  # closed and empty: a program had failed in it
+    return 0
+
+
+cdef inline int purge_block(Ftl *ftl, uint32_t phase, uint32_t block, uint32_t first, uint32_t count) noexcept nogil:
+    if phase == PURGE_MARK:
+        return mark_block(ftl, block, first, count)
+    return empty_block(ftl, block) if ftl.flags[block] & FLAG_TAINTED else 0
+
+
+cdef inline int purge(Ftl *ftl, uint32_t first, uint32_t count, uint64_t *step) noexcept nogil:
+    """Units `first` to `first + count` are unmapped already. One part of the work; 0 when it is done."""
+    cdef uint32_t phase = <uint32_t>(step[0] >> 32)
+    cdef uint32_t block = <uint32_t>step[0]
+    cdef int result
+    if phase == PURGE_WIPE:
+        result = program_trims(ftl)
+        if result:
+            return result
+        ftl.counters.purges += 1
+        return 0 if simple_operation(ftl, FLASH_PURGE, 0, 0, NULL) == FLASH_OK else -EIO
+    result = purge_block(ftl, phase, block, first, count)
+    if result:
+        return result
+    block += 1
+    if block == ftl.blocks:
+        phase += 1
+        block = 0
+    step[0] = <uint64_t>phase << 32 | block
+    return PURGE_MORE

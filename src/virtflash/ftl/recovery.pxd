@@ -1,0 +1,601 @@
+"""Mounting: the newest complete checkpoint, and over it the records of every frame since its start, in their order.
+
+After a power cut the last frame that can be read may be one that was in flight: it may read otherwise later. So it is
+written anew, with what it may have endangered, before anything is answered. Then a new checkpoint is written: frames
+that cannot be read now, but perhaps can be later, are older than its start and are never looked at again.
+"""
+
+from libc.errno cimport EIO, ENOMEM
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport qsort, realloc
+from libc.string cimport memcpy, memset
+
+from virtflash.flash.chip cimport FLASH_ERASED, FLASH_IS_BAD, FLASH_OK, FLASH_POWER_LOST
+from virtflash.ftl.append cimport append_units
+from virtflash.ftl.checkpoint cimport (
+    FORMAT_VERSION,
+    EndPayload,
+    TableEntry,
+    checkpoint_now,
+    map_entries,
+    map_slices,
+    meta_layout,
+    table_entries,
+    table_slices,
+)
+from virtflash.ftl.frame cimport (
+    FRAME_DATA,
+    FRAME_END,
+    FRAME_MAP,
+    FRAME_PAD,
+    FRAME_TABLE,
+    FRAME_TRIM,
+    KIND_SLC,
+    FrameLayout,
+    FrameRecord,
+    kind_of,
+    layout_of,
+    read_record,
+    read_slot,
+    simple_operation,
+)
+from virtflash.ftl.state cimport (
+    BLOCK_BAD,
+    BLOCK_CLOSED,
+    BLOCK_FREE,
+    BLOCK_OPEN,
+    FLAG_META,
+    FLAG_REFRESH,
+    FLAG_RETIRE,
+    FLAG_SLC,
+    FRAME_UNITS_MAX,
+    NO_BLOCK,
+    STREAM_COLD,
+    STREAM_COUNT,
+    UNIT_LIMIT,
+    UNIT_LOST,
+    UNIT_UNMAPPED,
+    Ftl,
+    TrimRange,
+)
+from virtflash.ftl.trim_log cimport payload_bytes, payload_fits
+
+cdef enum:
+    SEQUENCE_GAP = 1024  # frames that were in flight and cannot be read have numbers below this much more
+    NO_CHECKPOINT = 0
+    FOUND_NOTHING = 0x20000
+    FOUND_NONSENSE = 0x20001
+
+cdef struct Found:
+    uint64_t sequence
+    uint32_t block
+    uint32_t frame
+
+# What a mount knows before it has put it together.
+cdef struct Recovery:
+    uint64_t *first  # by block: sequence number of the first frame whose record can be read; 0: none
+    uint8_t *meta  # by block: its frames are metadata
+    uint64_t start  # of the checkpoint taken
+    uint64_t end_sequence
+    uint32_t end_block
+    uint32_t end_frame
+    EndPayload end
+    Found *found
+    uint64_t count
+    uint64_t room
+    uint64_t newest  # sequence number of any record that can be read
+    uint64_t suspect  # of the newest frame that can be read whole
+    bint clean
+    uint32_t torn  # frames that could not be read
+
+
+cdef inline int compare_found(const void *a, const void *b) noexcept nogil:
+    cdef uint64_t first = (<const Found *>a).sequence
+    cdef uint64_t second = (<const Found *>b).sequence
+    return (first > second) - (first < second)
+
+
+cdef inline int note_found(Recovery *recovery, uint64_t sequence, uint32_t block, uint32_t frame) noexcept nogil:
+    cdef Found *larger
+    if recovery.count == recovery.room:
+        recovery.room = recovery.room * 2 + 1024
+        larger = <Found *>realloc(recovery.found, recovery.room * sizeof(Found))
+        if larger == NULL:
+            return -ENOMEM
+        recovery.found = larger
+    recovery.found[recovery.count] = Found(sequence, block, frame)
+    recovery.count += 1
+    return 0
+
+
+cdef inline uint32_t frames_most(const Ftl *ftl) noexcept nogil:
+    return ftl.layouts[0].frames if ftl.layouts[0].frames > ftl.layouts[1].frames else ftl.layouts[1].frames
+
+
+cdef inline void adopt_record(Ftl *ftl, Recovery *recovery, uint32_t block, const FrameRecord *record) noexcept nogil:
+    """A block's first record says in which mode it is, and for what it was opened."""
+    ftl.flags[block] = FLAG_SLC if record.header.kind & KIND_SLC else 0
+    ftl.erases[block] = record.header.erases
+    recovery.first[block] = record.header.sequence
+    recovery.meta[block] = kind_of(record) != FRAME_DATA
+
+
+cdef inline int look_at_block(Ftl *ftl, Recovery *recovery, uint32_t block) noexcept nogil:
+    """Find the first record of a block that can be read. 0, or -EIO without power."""
+    cdef FrameRecord record
+    cdef uint32_t bad = 0
+    cdef uint32_t frame
+    cdef int status
+    if simple_operation(ftl, FLASH_IS_BAD, block, 0, &bad) == FLASH_POWER_LOST:
+        return -EIO
+    if bad:
+        ftl.use[block] = BLOCK_BAD
+        ftl.bad_blocks += 1
+        return 0
+    for frame in range(frames_most(ftl)):
+        status = read_record(ftl, block, frame, &record)
+        if status == FLASH_POWER_LOST:
+            return -EIO
+        if status == FLASH_OK:
+            adopt_record(ftl, recovery, block, &record)
+            # Padding may come first in a block of data.
+            if kind_of(&record) == FRAME_PAD and frame + 1 < layout_of(ftl, block).frames:
+                continue
+            return 0
+        if status == FLASH_ERASED:
+            return 0
+        recovery.torn += frame == 0
+    return 0
+
+
+cdef inline int look_at_blocks(Ftl *ftl, Recovery *recovery) noexcept nogil:
+    cdef uint32_t block
+    cdef int result
+    for block in range(ftl.blocks):
+        result = look_at_block(ftl, recovery, block)
+        if result:
+            return result
+        if recovery.first[block] > recovery.newest:
+            recovery.newest = recovery.first[block]
+    return 0
+
+
+cdef inline int read_payload(Ftl *ftl, uint32_t block, uint32_t frame) noexcept nogil:
+    """A frame of metadata into `frame_buffer`. FLASH_OK, or it cannot be read."""
+    cdef FrameLayout *layout = layout_of(ftl, block)
+    cdef uint32_t i
+    cdef int status
+    for i in range(layout.units):
+        status = read_slot(
+            ftl, block, frame * layout.units + i, 0, ftl.unit_bytes, ftl.frame_buffer + i * ftl.unit_bytes, NULL
+        )
+        if status:
+            return status
+    return FLASH_OK if payload_fits(ftl, payload_bytes(ftl, layout)) else -1
+
+
+# Checkpoints. They are few: the newest END is tried first, then the one before.
+
+cdef inline bint is_newer_end(Recovery *recovery, const FrameRecord *record, uint64_t below) noexcept nogil:
+    return (
+        kind_of(record) == FRAME_END
+        and record.header.sequence < below
+        and record.header.sequence > recovery.end_sequence
+    )
+
+
+cdef inline void find_end(Ftl *ftl, Recovery *recovery, uint64_t below) noexcept nogil:
+    """The newest END before a sequence number; `end_sequence` 0: there is none."""
+    cdef FrameRecord record
+    cdef uint32_t block
+    cdef uint32_t frame
+    cdef int status
+    recovery.end_sequence = 0
+    for block in range(ftl.blocks):
+        if not recovery.meta[block]:
+            continue
+        for frame in range(layout_of(ftl, block).frames):
+            status = read_record(ftl, block, frame, &record)
+            if status == FLASH_ERASED:
+                break
+            if status == FLASH_OK and is_newer_end(recovery, &record, below):
+                recovery.end_sequence = record.header.sequence
+                recovery.end_block, recovery.end_frame = block, frame
+                memcpy(&recovery.start, record.words, 8)
+
+
+cdef inline void load_map_slice(Ftl *ftl, uint32_t slice_) noexcept nogil:
+    cdef uint32_t first = slice_ * map_entries(ftl)
+    cdef uint32_t count = map_entries(ftl)
+    count = count if count < ftl.units - first else ftl.units - first
+    memcpy(&ftl.map[first], ftl.frame_buffer, <uint64_t>count * 4)
+
+
+cdef inline void load_table_slice(Ftl *ftl, Recovery *recovery, uint32_t slice_) noexcept nogil:
+    """Of each block that was not opened since: what only the table knows. Erase counts never go back."""
+    cdef const TableEntry *entry = <const TableEntry *>ftl.frame_buffer
+    cdef uint32_t first = slice_ * table_entries(ftl)
+    cdef uint32_t i
+    cdef uint32_t block
+    for i in range(table_entries(ftl)):
+        block = first + i
+        if block >= ftl.blocks:
+            return
+        if entry[i].erases > ftl.erases[block]:
+            ftl.erases[block] = entry[i].erases
+        if recovery.first[block] < recovery.start:
+            ftl.hours[block], ftl.reads[block] = entry[i].hours, entry[i].reads
+            ftl.flags[block] |= entry[i].flags & (FLAG_REFRESH | FLAG_RETIRE | FLAG_SLC)
+            if entry[i].use != BLOCK_FREE:
+                ftl.written[block] = entry[i].written
+
+
+cdef inline int load_frame(Ftl *ftl, Recovery *recovery, uint32_t block, uint32_t frame, uint32_t *loaded) noexcept nogil:
+    """If a frame is a slice of the checkpoint taken, load it."""
+    cdef FrameRecord record
+    cdef int status = read_record(ftl, block, frame, &record)
+    if status != FLASH_OK:
+        return status
+    if kind_of(&record) != FRAME_MAP and kind_of(&record) != FRAME_TABLE:
+        return FLASH_OK
+    if memcmp_start(&record, recovery.start) or record.header.sequence > recovery.end_sequence:
+        return FLASH_OK
+    if read_payload(ftl, block, frame) != FLASH_OK:
+        return FLASH_OK  # it will be missed
+    if kind_of(&record) == FRAME_MAP and record.header.argument < map_slices(ftl):
+        load_map_slice(ftl, record.header.argument)
+        loaded[0] += 1
+    elif kind_of(&record) == FRAME_TABLE and record.header.argument < table_slices(ftl):
+        load_table_slice(ftl, recovery, record.header.argument)
+        loaded[0] += 1
+    return FLASH_OK
+
+
+cdef inline bint memcmp_start(const FrameRecord *record, uint64_t start) noexcept nogil:
+    cdef uint64_t its
+    memcpy(&its, record.words, 8)
+    return its != start
+
+
+cdef inline bint fits_device(Ftl *ftl, const EndPayload *end) noexcept nogil:
+    return (
+        end.version == FORMAT_VERSION
+        and end.unit_bytes == ftl.unit_bytes
+        and end.units == ftl.units
+        and end.blocks == ftl.blocks
+        and end.block_units == ftl.block_units
+    )
+
+
+cdef inline bint load_checkpoint(Ftl *ftl, Recovery *recovery) noexcept nogil:
+    """Load the checkpoint whose END was found. False: not all of it can be read."""
+    cdef uint32_t loaded = 0
+    cdef uint32_t block
+    cdef uint32_t frame
+    if read_payload(ftl, recovery.end_block, recovery.end_frame) != FLASH_OK:
+        return False
+    memcpy(&recovery.end, ftl.frame_buffer, sizeof(EndPayload))
+    if not fits_device(ftl, &recovery.end):
+        return False
+    for block in range(ftl.blocks):
+        if not recovery.meta[block]:
+            continue
+        for frame in range(layout_of(ftl, block).frames):
+            if load_frame(ftl, recovery, block, frame, &loaded) == FLASH_ERASED:
+                break
+    return loaded == recovery.end.slices
+
+
+cdef inline void forget_checkpoint(Ftl *ftl, Recovery *recovery) noexcept nogil:
+    cdef uint32_t block
+    recovery.start = NO_CHECKPOINT
+    memset(&recovery.end, 0, sizeof(EndPayload))
+    memset(ftl.map, 0xff, <uint64_t>ftl.units * 4)
+    for block in range(ftl.blocks):
+        ftl.hours[block] = ftl.reads[block] = ftl.written[block] = 0
+
+
+cdef inline void choose_checkpoint(Ftl *ftl, Recovery *recovery) noexcept nogil:
+    """The newest that is whole. Without any, everything is replayed from the beginning."""
+    cdef uint64_t below = <uint64_t>-1
+    while True:
+        find_end(ftl, recovery, below)
+        if recovery.end_sequence == 0:
+            forget_checkpoint(ftl, recovery)
+            return
+        if load_checkpoint(ftl, recovery):
+            return
+        below = recovery.end_sequence
+        forget_checkpoint(ftl, recovery)
+
+
+# Replay
+
+cdef inline bint is_to_scan(const Ftl *ftl, const Recovery *recovery, uint32_t block) noexcept nogil:
+    cdef int i
+    if ftl.use[block] == BLOCK_BAD or recovery.first[block] == 0:
+        return False
+    for i in range(STREAM_COUNT):
+        if recovery.start != NO_CHECKPOINT and recovery.end.first_open[i] == block:
+            return True
+    return recovery.meta[block] or recovery.first[block] >= recovery.start
+
+
+cdef inline int scan_block(Ftl *ftl, Recovery *recovery, uint32_t block) noexcept nogil:
+    """Gather the frames of a block that are to be replayed, and how far it is written. 0, -EIO or -ENOMEM."""
+    cdef FrameLayout *layout = layout_of(ftl, block)
+    cdef FrameRecord record
+    cdef uint32_t frame
+    cdef int status
+    for frame in range(layout.frames):
+        status = read_record(ftl, block, frame, &record)
+        if status == FLASH_POWER_LOST:
+            return -EIO
+        if status == FLASH_ERASED:
+            break
+        ftl.written[block] = frame + 1
+        if status != FLASH_OK:
+            recovery.torn += 1
+            continue
+        ftl.dead_since[block] = record.header.sequence
+        if record.header.sequence > recovery.newest:
+            recovery.newest = record.header.sequence
+        if record.header.sequence >= recovery.start:
+            status = note_found(recovery, record.header.sequence, block, frame)
+            if status:
+                return status
+    return 0
+
+
+cdef inline int scan_blocks(Ftl *ftl, Recovery *recovery) noexcept nogil:
+    cdef uint32_t block
+    cdef int result
+    for block in range(ftl.blocks):
+        if is_to_scan(ftl, recovery, block):
+            result = scan_block(ftl, recovery, block)
+            if result:
+                return result
+    qsort(recovery.found, recovery.count, sizeof(Found), compare_found)
+    return 0
+
+
+cdef inline bint is_readable(Ftl *ftl, uint32_t block, uint32_t frame) noexcept nogil:
+    """All of a frame, not only its record."""
+    cdef FrameLayout *layout = layout_of(ftl, block)
+    cdef uint32_t i
+    for i in range(layout.units):
+        if read_slot(ftl, block, frame * layout.units + i, 0, ftl.unit_bytes, ftl.frame_buffer, NULL) != FLASH_OK:
+            return False
+    return True
+
+
+cdef inline bint is_suspect(Ftl *ftl, const Recovery *recovery, const Found *found) noexcept nogil:
+    """May this frame have been in flight when the power went, or been endangered by one that was?
+
+    `suspect` is the newest frame that can be read whole: what follows it was torn, perhaps by a cut of a recovery.
+    """
+    if recovery.clean:
+        return False
+    if found.sequence >= recovery.suspect:
+        return True
+    return (
+        ftl.partner != NULL
+        and not ftl.flags[found.block] & FLAG_SLC
+        and found.frame + ftl.chip.geometry.pair_distance + 1 >= ftl.written[found.block]
+    )
+
+
+cdef inline void replay_data(Ftl *ftl, uint32_t block, uint32_t frame, const FrameRecord *record) noexcept nogil:
+    cdef FrameLayout *layout = layout_of(ftl, block)
+    cdef uint32_t base = block * ftl.block_units + frame * layout.units
+    cdef uint32_t i
+    for i in range(layout.units):
+        if record.words[i] < ftl.units:
+            ftl.map[record.words[i]] = base + i
+
+
+cdef inline void replay_trims(Ftl *ftl, uint32_t block, uint32_t frame, uint32_t count) noexcept nogil:
+    cdef const TrimRange *ranges = <const TrimRange *>ftl.frame_buffer
+    cdef uint32_t i
+    cdef uint32_t unit
+    if read_payload(ftl, block, frame) != FLASH_OK or count * sizeof(TrimRange) > payload_bytes(ftl, meta_layout(ftl)):
+        return
+    for i in range(count):
+        if ranges[i].first > ftl.units or ranges[i].count > ftl.units - ranges[i].first:
+            continue
+        for unit in range(ranges[i].first, ranges[i].first + ranges[i].count):
+            ftl.map[unit] = <uint32_t>(UNIT_LOST if ranges[i].lost else UNIT_UNMAPPED)
+
+
+cdef inline void find_suspect(Ftl *ftl, Recovery *recovery) noexcept nogil:
+    cdef uint64_t i = recovery.count
+    while i:
+        i -= 1
+        recovery.suspect = recovery.found[i].sequence
+        if is_readable(ftl, recovery.found[i].block, recovery.found[i].frame):
+            return
+
+
+cdef inline void replay(Ftl *ftl, Recovery *recovery) noexcept nogil:
+    cdef FrameRecord record
+    cdef Found *found
+    cdef uint64_t i
+    find_suspect(ftl, recovery)
+    for i in range(recovery.count):
+        found = &recovery.found[i]
+        if read_record(ftl, found.block, found.frame, &record) != FLASH_OK:
+            continue
+        if kind_of(&record) == FRAME_TRIM:
+            replay_trims(ftl, found.block, found.frame, record.header.argument)
+        elif kind_of(&record) == FRAME_DATA:
+            if is_suspect(ftl, recovery, found) and not is_readable(ftl, found.block, found.frame):
+                found.sequence = 0  # it was never completed
+                recovery.torn += 1
+                continue
+            replay_data(ftl, found.block, found.frame, &record)
+
+
+# Putting it together
+
+cdef inline void count_valid(Ftl *ftl) noexcept nogil:
+    cdef uint32_t unit
+    memset(ftl.valid, 0, <uint64_t>ftl.blocks * 4)
+    for unit in range(ftl.units):
+        if ftl.map[unit] < UNIT_LIMIT:
+            ftl.valid[ftl.map[unit] // ftl.block_units] += 1
+
+
+cdef inline bint map_is_sane(const Ftl *ftl) noexcept nogil:
+    """Does every entry point into the device, at a block that is not bad?"""
+    cdef uint32_t unit
+    for unit in range(ftl.units):
+        if ftl.map[unit] < UNIT_LIMIT and ftl.map[unit] // ftl.block_units >= ftl.blocks:
+            return False
+    return True
+
+
+cdef inline void settle_block(Ftl *ftl, Recovery *recovery, uint32_t block) noexcept nogil:
+    """What a block is used for, now that the map is known."""
+    if ftl.use[block] == BLOCK_BAD:
+        ftl.flags[block] = 0
+        return
+    ftl.use[block] = BLOCK_FREE
+    if recovery.meta[block] and recovery.first[block]:
+        ftl.use[block] = BLOCK_CLOSED
+        ftl.flags[block] |= FLAG_META
+    elif ftl.valid[block]:
+        ftl.use[block] = BLOCK_CLOSED
+        if ftl.written[block] == 0:
+            ftl.written[block] = layout_of(ftl, block).frames
+    else:
+        ftl.free_blocks += 1
+        ftl.flags[block] &= FLAG_SLC
+    if recovery.first[block] >= recovery.start and ftl.hours[block] == 0:
+        ftl.hours[block] = <uint32_t>ftl.chip.hours(ftl.chip)
+
+
+cdef inline void reopen_streams(Ftl *ftl, Recovery *recovery) noexcept nogil:
+    """After a clean end the open blocks go on where they were."""
+    cdef uint32_t block
+    cdef int i
+    for i in range(STREAM_COUNT):
+        block = recovery.end.stream_block[i]
+        if block >= ftl.blocks or ftl.use[block] == BLOCK_BAD:
+            continue
+        if ftl.use[block] == BLOCK_FREE:
+            ftl.free_blocks -= 1
+        ftl.use[block] = BLOCK_OPEN
+        ftl.streams[i].block = block
+        ftl.streams[i].frame = ftl.written[block]
+
+
+cdef inline bint ended_clean(Ftl *ftl, const Recovery *recovery) noexcept nogil:
+    """Is the END of a clean stop the newest frame of all, and are the open blocks as it left them?"""
+    cdef uint32_t expected
+    cdef uint32_t block
+    cdef int i
+    if not recovery.end.clean or recovery.newest != recovery.end_sequence or recovery.torn:
+        return False
+    for i in range(STREAM_COUNT):
+        block = recovery.end.stream_block[i]
+        if block == NO_BLOCK:
+            continue
+        expected = recovery.end_frame + 1 if block == recovery.end_block else recovery.end.stream_frame[i]
+        if block >= ftl.blocks or ftl.written[block] != expected:
+            return False
+    return True
+
+
+cdef inline int rewrite_frame(Ftl *ftl, const Found *found) noexcept nogil:
+    """Write what is valid in a frame anew, elsewhere."""
+    cdef FrameLayout *layout = layout_of(ftl, found.block)
+    cdef FrameRecord record
+    cdef uint32_t units[FRAME_UNITS_MAX]
+    cdef char *data[FRAME_UNITS_MAX]
+    cdef uint32_t base = found.block * ftl.block_units + found.frame * layout.units
+    cdef uint32_t count = 0
+    cdef uint32_t i
+    if read_record(ftl, found.block, found.frame, &record) != FLASH_OK or kind_of(&record) != FRAME_DATA:
+        return 0
+    for i in range(layout.units):
+        if record.words[i] >= ftl.units or ftl.map[record.words[i]] != base + i:
+            continue
+        units[count] = record.words[i]
+        data[count] = ftl.frame_buffer + count * ftl.unit_bytes
+        if read_slot(ftl, found.block, base % ftl.block_units + i, 0, ftl.unit_bytes, data[count], NULL) == FLASH_OK:
+            count += 1
+    if count == 0:
+        return 0
+    return append_units(ftl, STREAM_COLD, count, units, data)
+
+
+cdef inline int rewrite_suspects(Ftl *ftl, Recovery *recovery) noexcept nogil:
+    cdef uint64_t i
+    cdef int result
+    for i in range(recovery.count):
+        if recovery.found[i].sequence and is_suspect(ftl, recovery, &recovery.found[i]):
+            result = rewrite_frame(ftl, &recovery.found[i])
+            if result:
+                return result
+    return 0
+
+
+cdef inline void adopt_end(Ftl *ftl, const Recovery *recovery) noexcept nogil:
+    """What only the checkpoint's END knows."""
+    if recovery.start == NO_CHECKPOINT:
+        return
+    ftl.counters = recovery.end.counters
+    ftl.first_bad = recovery.end.first_bad
+    ftl.reserve_blocks = recovery.end.reserve_blocks
+    ftl.checkpoint.complete_start = recovery.start
+
+
+cdef inline int put_together(Ftl *ftl, Recovery *recovery) noexcept nogil:
+    cdef uint32_t block
+    if not map_is_sane(ftl):
+        return FOUND_NONSENSE
+    count_valid(ftl)
+    for block in range(ftl.blocks):
+        settle_block(ftl, recovery, block)
+    adopt_end(ftl, recovery)
+    ftl.read_only = ftl.bad_blocks - ftl.first_bad >= ftl.reserve_blocks
+    ftl.sequence = recovery.newest
+    return 0
+
+
+cdef inline int make_durable(Ftl *ftl, Recovery *recovery) noexcept nogil:
+    """After a power cut: no answer may ever change, so nothing may hang on what was in flight."""
+    cdef int result
+    ftl.sequence += SEQUENCE_GAP
+    ftl.synced = ftl.sequence
+    result = rewrite_suspects(ftl, recovery)
+    if result:
+        return result
+    return checkpoint_now(ftl, False)
+
+
+cdef inline int recover(Ftl *ftl, Recovery *recovery, bint may_write) noexcept nogil:
+    """0; -EIO without power; FOUND_NOTHING of ours on the flash; FOUND_NONSENSE: it contradicts itself."""
+    cdef int result = look_at_blocks(ftl, recovery)
+    if result:
+        return result
+    if recovery.newest == 0:
+        return FOUND_NOTHING
+    choose_checkpoint(ftl, recovery)
+    if ftl.lost_power:
+        return -EIO
+    result = scan_blocks(ftl, recovery)
+    if result:
+        return result
+    recovery.clean = ended_clean(ftl, recovery)
+    replay(ftl, recovery)
+    if ftl.lost_power:
+        return -EIO
+    result = put_together(ftl, recovery)
+    if result:
+        return result
+    if recovery.clean:
+        ftl.synced = ftl.sequence
+        reopen_streams(ftl, recovery)
+        return 0
+    return make_durable(ftl, recovery) if may_write else 0

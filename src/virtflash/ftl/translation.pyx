@@ -1,0 +1,619 @@
+# cython: language_level=3
+"""The flash translation layer as Python and other compiled modules see it; described in `translation.pyi` and `.pxd`."""
+
+import os
+
+from libc.errno cimport EIO, EROFS
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+from posix.mman cimport (
+    MAP_ANONYMOUS,
+    MAP_FAILED,
+    MAP_NORESERVE,
+    MAP_PRIVATE,
+    PROT_READ,
+    PROT_WRITE,
+    mmap,
+    munmap,
+)
+
+from virtflash.flash.chip cimport FLASH_NOR, FLASH_NOWHERE, FLASH_OK, FLASH_POWER_LOST, Geometry
+from virtflash.flash.emulated cimport EmulatedFlash
+from virtflash.ftl.checkpoint cimport checkpoint_now, map_slices, table_slices
+from virtflash.ftl.collection cimport READ_ATTEMPTS, start_move
+from virtflash.ftl.frame cimport (
+    FLASH_IS_BAD,
+    RECORD_WORDS_MIN,
+    TAIL_RECORD_BYTES,
+    lay_frames,
+    read_slot,
+    record_bytes,
+    simple_operation,
+)
+from virtflash.ftl.idle_work cimport work_step
+from virtflash.ftl.purge cimport EVERYTHING, purge
+from virtflash.ftl.recovery cimport FOUND_NONSENSE, FOUND_NOTHING, Recovery, recover
+from virtflash.ftl.refresh cimport mark_for_refresh, note_read, patrol_step
+from virtflash.ftl.safety cimport pad_exposed
+from virtflash.ftl.state cimport *  # every structure and constant: this is their home in Python
+from virtflash.ftl.trim_log cimport program_trims, trim_units
+from virtflash.ftl.write_path cimport write_units
+
+USES = ("free", "open", "closed", "bad")
+MOVES = ("none", "level", "refresh", "retire", "collect", "purge")
+
+
+cdef int ftl_read(Ftl *ftl, uint32_t unit, uint32_t offset, uint32_t length, char *into) noexcept nogil:
+    cdef uint32_t physical = ftl.map[unit]
+    cdef uint32_t share = 0
+    cdef uint32_t block
+    cdef int attempt
+    cdef int status
+    ftl.counters.read_units += 1
+    if physical >= UNIT_LIMIT:
+        memset(into, 0, length)
+        return -EIO if physical == <uint32_t>UNIT_LOST else 0
+    block = physical // ftl.block_units
+    for attempt in range(READ_ATTEMPTS):
+        status = read_slot(ftl, block, physical - block * ftl.block_units, offset, length, into, &share)
+        note_read(ftl, block, share)
+        if status == FLASH_OK:
+            return 0
+        if status == FLASH_POWER_LOST:
+            return -EIO
+    ftl.counters.failed_reads += 1
+    mark_for_refresh(ftl, block)
+    return -EIO
+
+
+cdef int ftl_write(Ftl *ftl, uint32_t count, const uint32_t *units, char **data, bint small) noexcept nogil:
+    return write_units(ftl, count, units, data, small)
+
+
+cdef bint ftl_is_mapped(const Ftl *ftl, uint32_t unit) noexcept nogil:
+    return ftl.map[unit] < UNIT_LIMIT or ftl.map[unit] == <uint32_t>UNIT_LOST
+
+
+cdef int ftl_trim(Ftl *ftl, uint32_t first, uint32_t count) noexcept nogil:
+    if ftl.lost_power:
+        return -EIO
+    return trim_units(ftl, first, count)
+
+
+cdef int ftl_flush(Ftl *ftl) noexcept nogil:
+    cdef int result
+    if ftl.lost_power:
+        return -EIO
+    result = program_trims(ftl)
+    if result == 0 and pad_exposed(ftl) != FLASH_OK:
+        result = -EIO
+    return result
+
+
+cdef int ftl_secure_trim(Ftl *ftl, uint32_t first, uint32_t count, uint64_t *step) noexcept nogil:
+    cdef int result = 0
+    if ftl.lost_power:
+        return -EIO
+    if step[0] == 0:
+        result = trim_units(ftl, first, count)
+        if result == 0:
+            result = program_trims(ftl)
+    return result if result else purge(ftl, first, count, step)
+
+
+cdef int ftl_sanitize(Ftl *ftl, uint64_t *step) noexcept nogil:
+    cdef int result = 0
+    if ftl.lost_power:
+        return -EIO
+    if step[0] == 0:
+        result = program_trims(ftl)
+    return result if result else purge(ftl, 0, EVERYTHING, step)
+
+
+cdef bint ftl_work(Ftl *ftl) noexcept nogil:
+    return work_step(ftl)
+
+
+cdef uint64_t ftl_sync_begins(const Ftl *ftl) noexcept nogil:
+    return ftl.sequence
+
+
+cdef void ftl_synced(Ftl *ftl, uint64_t mark) noexcept nogil:
+    if mark > ftl.synced:
+        ftl.synced = mark
+
+
+class TranslationError(Exception):
+    """The flash cannot be formatted, mounted or written; one line."""
+
+
+cdef void *big_array(uint64_t bytes_) except NULL:
+    """Zeroed memory of its own pages, given back when it is freed."""
+    cdef void *memory = mmap(NULL, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    if memory == MAP_FAILED:
+        raise MemoryError
+    return memory
+
+
+cdef class Translation:
+    def __cinit__(self):
+        memset(&self.ftl, 0, sizeof(Ftl))
+
+    def __init__(self):
+        if self.device is None:
+            raise TypeError("use Translation.format or Translation.mount")
+
+    @classmethod
+    def format(cls, EmulatedFlash device, uint32_t units, *, unit_bytes=4096, reserve_blocks, **settings):
+        cdef Translation self = Translation.__new__(Translation)
+        cdef uint32_t block
+        cdef uint32_t bad = 0
+        self._prepare(device, units, unit_bytes, settings)
+        for block in range(self.ftl.blocks):
+            simple_operation(&self.ftl, FLASH_IS_BAD, block, 0, &bad)
+            self.ftl.use[block] = BLOCK_BAD if bad else BLOCK_FREE
+            self.ftl.bad_blocks += bad != 0
+        self.ftl.first_bad = self.ftl.bad_blocks
+        self.ftl.free_blocks = self.ftl.blocks - self.ftl.bad_blocks
+        self.ftl.reserve_blocks = reserve_blocks
+        self._check_room()
+        self._finish(checkpoint_now(&self.ftl, False), "formatted")
+        return self
+
+    @classmethod
+    def mount(cls, EmulatedFlash device, uint32_t units, *, unit_bytes=4096, read_only=False, **settings):
+        cdef Translation self = Translation.__new__(Translation)
+        cdef Recovery recovery
+        cdef bint may_write = not read_only
+        cdef int result
+        self._prepare(device, units, unit_bytes, settings)
+        memset(&recovery, 0, sizeof(Recovery))
+        recovery.first = <uint64_t *>calloc(self.ftl.blocks, sizeof(uint64_t))
+        recovery.meta = <uint8_t *>calloc(self.ftl.blocks, 1)
+        try:
+            if recovery.first == NULL or recovery.meta == NULL:
+                raise MemoryError
+            with nogil:
+                result = recover(&self.ftl, &recovery, may_write)
+        finally:
+            free(recovery.first)
+            free(recovery.meta)
+            free(recovery.found)
+        self.clean = recovery.clean
+        self.torn_frames = recovery.torn
+        self.replayed_frames = recovery.count
+        self._finish(result, "mounted")
+        return self
+
+    def _finish(self, int result, done):
+        """After `checkpoint_now`, or what ends in it."""
+        while result == FTL_SYNC:
+            self.sync()
+            result = checkpoint_now(&self.ftl, False)
+        if result == FOUND_NOTHING:
+            raise TranslationError("there is nothing on this flash that a translation layer wrote; format it first")
+        if result == FOUND_NONSENSE:
+            raise TranslationError("the metadata on this flash contradicts itself")
+        if result:
+            raise OSError(-result, f"the flash could not be {done}: {os.strerror(-result)}")
+
+    def _prepare(self, EmulatedFlash device, uint32_t units, uint32_t unit_bytes, dict settings):
+        cdef Ftl *ftl = &self.ftl
+        cdef int i
+        self.device = device
+        ftl.chip = &device.chip
+        ftl.unit_bytes, ftl.units = unit_bytes, units
+        ftl.blocks = device.chip.geometry.blocks
+        self._lay_out()
+        self._set(**settings)
+        self._take_memory()
+        for i in range(STREAM_COUNT):
+            ftl.streams[i].block = NO_BLOCK
+        ftl.move.block = NO_BLOCK
+
+    def _lay_out(self):
+        cdef Ftl *ftl = &self.ftl
+        cdef const Geometry *geometry = &ftl.chip.geometry
+        cdef FrameLayout *layout
+        self._check_sizes(geometry.page_bytes, ftl.unit_bytes)
+        lay_frames(&ftl.layouts[0], geometry, ftl.unit_bytes, False)
+        if geometry.slc_page_bytes >= ftl.unit_bytes and geometry.page_bytes >= ftl.unit_bytes:
+            lay_frames(&ftl.layouts[1], geometry, ftl.unit_bytes, True)
+        layout = &ftl.layouts[0]
+        ftl.block_units = layout.units * layout.frames
+        if ftl.layouts[1].units * ftl.layouts[1].frames > ftl.block_units:
+            ftl.block_units = ftl.layouts[1].units * ftl.layouts[1].frames
+        room = TAIL_RECORD_BYTES if layout.in_tail else geometry.spare_bytes
+        needed = record_bytes(max(layout.units, <uint32_t>RECORD_WORDS_MIN))
+        if room < needed or room > SPARE_BYTES_MAX:
+            raise TranslationError(f"{room} bytes of spare in a page: the frame's record needs {needed}")
+        if layout.units > FRAME_UNITS_MAX or layout.frames < 2 or layout.frames > 65535:
+            raise TranslationError("no frames can be laid in such a geometry")
+        if <uint64_t>ftl.blocks * ftl.block_units >= UNIT_LIMIT:
+            raise TranslationError("the flash has more mapping units than can be numbered")
+        if geometry.pair_distance:
+            self._find_partners()
+
+    @staticmethod
+    def _check_sizes(page_bytes, unit_bytes):
+        larger, smaller = max(page_bytes, unit_bytes), min(page_bytes, unit_bytes)
+        if unit_bytes < 512 or unit_bytes % 512 or larger % smaller:
+            raise TranslationError(f"units of {unit_bytes} bytes do not fit pages of {page_bytes}")
+
+    def _find_partners(self):
+        cdef Ftl *ftl = &self.ftl
+        cdef const Geometry *geometry = &ftl.chip.geometry
+        cdef uint32_t page
+        if ftl.layouts[0].pages != 1 or geometry.pair_distance >= RECENT_FRAMES:
+            raise TranslationError("pages that endanger others must hold whole units, and lie close together")
+        ftl.partner = <uint16_t *>malloc(geometry.pages_per_block * sizeof(uint16_t))
+        if ftl.partner == NULL:
+            raise MemoryError
+        memset(ftl.partner, 0xff, geometry.pages_per_block * sizeof(uint16_t))
+        for page in range(geometry.pages_per_block):
+            if geometry.endangers[page] != FLASH_NOWHERE:
+                ftl.partner[geometry.endangers[page]] = page
+
+    def _set(self, *, separate=True, levelling=True, refresh_share=75, refresh_reads=100_000, refresh_hours=0,
+             host_sync=False):
+        self.ftl.settings.separate = separate
+        self.ftl.settings.levelling = levelling
+        self.ftl.settings.refresh_share = refresh_share
+        self.ftl.settings.refresh_reads = refresh_reads
+        self.ftl.settings.refresh_hours = refresh_hours
+        self.ftl.settings.host_sync = host_sync
+
+    def _take_memory(self):
+        cdef Ftl *ftl = &self.ftl
+        cdef uint64_t blocks = ftl.blocks
+        cdef uint32_t frame_bytes = ftl.layouts[0].units * ftl.unit_bytes
+        self.memory = <char *>big_array(blocks * 40)
+        self.memory_bytes = blocks * 40
+        ftl.dead_since = <uint64_t *>self.memory
+        ftl.valid = <uint32_t *>(self.memory + 8 * blocks)
+        ftl.erases = <uint32_t *>(self.memory + 12 * blocks)
+        ftl.reads = <uint32_t *>(self.memory + 16 * blocks)
+        ftl.hours = <uint32_t *>(self.memory + 20 * blocks)
+        ftl.written = <uint16_t *>(self.memory + 24 * blocks)
+        ftl.use = <uint8_t *>(self.memory + 26 * blocks)
+        ftl.flags = <uint8_t *>(self.memory + 27 * blocks)
+        ftl.map = <uint32_t *>big_array(<uint64_t>ftl.units * 4)
+        memset(ftl.map, 0xff, <uint64_t>ftl.units * 4)
+        ftl.move.units = <uint32_t *>malloc(<uint64_t>ftl.block_units * 4)
+        ftl.frame_buffer = <char *>calloc(1, frame_bytes)
+        ftl.padding = <char *>malloc(ftl.unit_bytes)
+        if ftl.move.units == NULL or ftl.frame_buffer == NULL or ftl.padding == NULL:
+            raise MemoryError
+        memset(ftl.padding, 0, ftl.unit_bytes)
+        slices = map_slices(ftl) + table_slices(ftl)
+        ftl.checkpoint.interval = max(<uint64_t>ftl.blocks * ftl.layouts[0].frames // 16, 8 * <uint64_t>slices)
+        ftl.checkpoint.pace = max(ftl.checkpoint.interval // (2 * slices), 1)
+
+    def _check_room(self):
+        """At format: are there blocks enough for the units, the metadata and what has to stay free?"""
+        from virtflash.ftl.sizing import overhead_blocks
+
+        cdef Ftl *ftl = &self.ftl
+        cdef uint32_t a_block = ftl.layouts[0].units * ftl.layouts[0].frames
+        data = (ftl.units + a_block - 1) // a_block
+        needed = data + overhead_blocks(self.sizes, ftl.unit_bytes, ftl.units, ftl.blocks) + ftl.reserve_blocks
+        if ftl.free_blocks < needed:
+            raise TranslationError(f"{ftl.free_blocks} good blocks: {needed} are needed for {ftl.units} units")
+
+    def __dealloc__(self):
+        if self.memory != NULL:
+            munmap(self.memory, self.memory_bytes)
+        if self.ftl.map != NULL:
+            munmap(self.ftl.map, <uint64_t>self.ftl.units * 4)
+        free(self.ftl.move.units)
+        free(self.ftl.frame_buffer)
+        free(self.ftl.padding)
+        free(self.ftl.partner)
+
+    cdef uint32_t frame_units(self) noexcept nogil:
+        return self.ftl.layouts[0].units
+
+    # For Python: tests, the laboratory, tools. The owner of the flash calls, and nobody else at the same time.
+
+    @property
+    def sizes(self):
+        from virtflash.ftl.sizing import ChipSizes
+
+        cdef const Geometry *geometry = &self.ftl.chip.geometry
+        kind = "nor" if geometry.kind == FLASH_NOR else "nand"
+        return ChipSizes(kind, geometry.page_bytes, geometry.pages_per_block, geometry.slc_page_bytes,
+                         geometry.slc_pages_per_block)
+
+    @property
+    def units(self):
+        return self.ftl.units
+
+    @property
+    def unit_bytes(self):
+        return self.ftl.unit_bytes
+
+    @property
+    def units_of_frame(self):
+        return self.ftl.layouts[0].units
+
+    @property
+    def read_only(self):
+        return bool(self.ftl.read_only)
+
+    @property
+    def spare_blocks(self):
+        used = self.ftl.bad_blocks - self.ftl.first_bad
+        return max(self.ftl.reserve_blocks - used, 0), self.ftl.reserve_blocks
+
+    @property
+    def generation(self):
+        return self.ftl.generation
+
+    def sync(self):
+        cdef uint64_t mark = self.ftl.sequence
+        self.device.sync()
+        ftl_synced(&self.ftl, mark)
+
+    def _check(self, int result, what):
+        if result == FTL_NO_ROOM:
+            raise OSError(28, f"{what}: the host's disk is full")
+        if result:
+            raise OSError(-result, f"{what}: {os.strerror(-result)}")
+
+    def _check_range(self, first, count):
+        if first < 0 or count < 0 or first + count > self.ftl.units:
+            raise ValueError(f"units {first} to {first + count}: there are {self.ftl.units}")
+
+    def read(self, uint32_t unit):
+        self._check_range(unit, 1)
+        buffer = bytearray(self.ftl.unit_bytes)
+        cdef char *into = buffer
+        self._check(ftl_read(&self.ftl, unit, 0, self.ftl.unit_bytes, into), f"unit {unit}")
+        return bytes(buffer)
+
+    def is_mapped(self, uint32_t unit):
+        self._check_range(unit, 1)
+        return bool(ftl_is_mapped(&self.ftl, unit))
+
+    def write(self, units, data, *, small=False):
+        """`data`: a bytes object for each unit; up to a frame of them."""
+        cdef uint32_t numbers[FRAME_UNITS_MAX]
+        cdef char *pieces[FRAME_UNITS_MAX]
+        cdef uint32_t count = len(units)
+        cdef bint few = small
+        cdef int result
+        cdef bytes piece
+        if count == 0 or count > self.ftl.layouts[0].units or len(data) != count or len(set(units)) != count:
+            raise ValueError(f"1 to {self.ftl.layouts[0].units} different units are written at once")
+        for i in range(count):
+            self._check_range(units[i], 1)
+            piece = data[i]
+            if len(piece) != self.ftl.unit_bytes:
+                raise ValueError(f"a unit of {len(piece)} bytes: it has {self.ftl.unit_bytes}")
+            numbers[i] = units[i]
+            pieces[i] = piece
+        if self.ftl.read_only:
+            self._check(-EROFS, "write")
+        while True:
+            result = write_units(&self.ftl, count, numbers, pieces, few)
+            if result != FTL_SYNC:
+                break
+            self.sync()
+        self._check(result, "write")
+
+    def write_random(self, uint64_t frames, uint64_t seed, uint32_t first=0, count=None):
+        """Write `frames` full frames of random units out of a range: a load for measuring. Returns the next seed."""
+        cdef uint32_t numbers[FRAME_UNITS_MAX]
+        cdef char *pieces[FRAME_UNITS_MAX]
+        cdef uint32_t of = self.ftl.units - first if count is None else count
+        cdef uint32_t each = self.ftl.layouts[0].units
+        cdef uint64_t state = seed * 2 + 1
+        cdef uint64_t done
+        cdef uint32_t i
+        cdef int result = 0
+        self._check_range(first, of)
+        with nogil:
+            for done in range(frames):
+                for i in range(each):
+                    state = state * 6364136223846793005ULL + 1442695040888963407ULL
+                    # One unit from each part of the range, so that no two are the same.
+                    numbers[i] = first + i * (of // each) + <uint32_t>((state >> 33) % (of // each))
+                    pieces[i] = self.ftl.padding
+                result = write_units(&self.ftl, each, numbers, pieces, False)
+                if result:
+                    break
+        self._check(result, "write")
+        return state >> 1
+
+    def trim(self, uint32_t first, uint32_t count):
+        self._check_range(first, count)
+        if self.ftl.read_only:
+            self._check(-EROFS, "trim")
+        self._check(self._with_sync(ftl_trim, first, count), "trim")
+
+    cdef int _with_sync(self, int (*call)(Ftl *, uint32_t, uint32_t) noexcept nogil, uint32_t first, uint32_t count) except? -9:
+        cdef int result
+        while True:
+            result = call(&self.ftl, first, count)
+            if result != FTL_SYNC:
+                return result
+            self.sync()
+
+    def flush(self):
+        cdef int result
+        while True:
+            result = ftl_flush(&self.ftl)
+            if result != FTL_SYNC:
+                break
+            self.sync()
+        self._check(result, "flush")
+        if self.ftl.settings.host_sync:
+            self.sync()
+
+    def secure_trim(self, uint32_t first, uint32_t count):
+        cdef uint64_t step = 0
+        cdef int result = FTL_MORE
+        self._check_range(first, count)
+        while result == FTL_MORE or result == FTL_SYNC:
+            result = ftl_secure_trim(&self.ftl, first, count, &step)
+            if result == FTL_SYNC:
+                self.sync()
+        self._check(result, "secure trim")
+
+    def sanitize(self):
+        cdef uint64_t step = 0
+        cdef int result = FTL_MORE
+        while result == FTL_MORE or result == FTL_SYNC:
+            result = ftl_sanitize(&self.ftl, &step)
+            if result == FTL_SYNC:
+                self.sync()
+        self._check(result, "sanitise")
+
+    def work(self, uint32_t steps=1_000_000):
+        """Idle work, up to so many steps; returns how many there were to do."""
+        cdef uint32_t done = 0
+        with nogil:
+            while done < steps and ftl_work(&self.ftl):
+                done += 1
+        return done
+
+    def patrol(self, uint32_t frames):
+        """Read so many of the frames that hold data, and mark for refresh what needs it. True: a round is complete."""
+        cdef uint32_t i
+        cdef bint ended = False
+        with nogil:
+            for i in range(frames):
+                if self.ftl.lost_power or patrol_step(&self.ftl):
+                    ended = True
+                    break
+        return ended
+
+    def advise_refresh(self, uint32_t block, uint64_t generation):
+        """Judgement from a snapshot: refresh this block. False: the block table has changed too much since."""
+        if block >= self.ftl.blocks or generation > self.ftl.generation or self.ftl.use[block] != BLOCK_CLOSED:
+            return False
+        mark_for_refresh(&self.ftl, block)
+        return bool(self.ftl.flags[block] & FLAG_REFRESH)
+
+    def advise_collect(self, uint32_t block, uint32_t erases):
+        """Judgement from a snapshot: collect this block next. False: it is not what it was any more."""
+        if block >= self.ftl.blocks or self.ftl.use[block] != BLOCK_CLOSED or self.ftl.erases[block] != erases:
+            return False
+        if self.ftl.flags[block] & FLAG_META or self.ftl.move.why != MOVE_NONE:
+            return False
+        start_move(&self.ftl, MOVE_COLLECT, block)
+        return True
+
+    def checkpoint(self, *, clean=False):
+        cdef int result = FTL_SYNC
+        cdef bint last = clean
+        if last:
+            self.flush()
+        while True:
+            result = checkpoint_now(&self.ftl, last)
+            if result != FTL_SYNC:
+                break
+            self.sync()
+        self._check(result, "checkpoint")
+        if self.ftl.settings.host_sync:
+            self.sync()
+
+    def close(self):
+        """A clean stop: the next mount has nothing to replay."""
+        if self.ftl.lost_power or self.ftl.exhausted:
+            return
+        self.checkpoint(clean=True)
+
+    @property
+    def counters(self):
+        cdef Counters *counted = &self.ftl.counters
+        moved = {MOVES[i]: counted.moved_units[i] for i in range(1, MOVE_KINDS)}
+        return {
+            "host_units": counted.host_units,
+            "moved_units": moved,
+            "padding_units": counted.padding_units,
+            "meta_frames": counted.meta_frames,
+            "frames": counted.frames,
+            "erases": counted.erases,
+            "trimmed_units": counted.trimmed_units,
+            "lost_units": counted.lost_units,
+            "read_units": counted.read_units,
+            "corrected_bits": counted.corrected_bits,
+            "failed_reads": counted.failed_reads,
+            "failed_programs": counted.failed_programs,
+            "failed_erases": counted.failed_erases,
+            "checkpoints": counted.checkpoints,
+            "refreshed_blocks": counted.refreshed_blocks,
+            "levelled_blocks": counted.levelled_blocks,
+            "purges": counted.purges,
+        }
+
+    @property
+    def space(self):
+        """Blocks by what they are used for, and units that are mapped."""
+        cdef uint32_t block
+        uses = dict.fromkeys(USES, 0)
+        meta = slc = 0
+        for block in range(self.ftl.blocks):
+            uses[USES[self.ftl.use[block]]] += 1
+            meta += (self.ftl.flags[block] & FLAG_META) != 0
+            slc += (self.ftl.flags[block] & FLAG_SLC) != 0 and self.ftl.use[block] in (BLOCK_OPEN, BLOCK_CLOSED)
+        mapped = sum(self.ftl.valid[i] for i in range(self.ftl.blocks))
+        left, reserve = self.spare_blocks
+        return {**uses, "meta": meta, "slc": slc, "mapped_units": mapped, "spare_left": left, "spare": reserve}
+
+    def snapshot(self):
+        """The block table as a numpy structured array, and the generation that it was taken at."""
+        import numpy
+
+        cdef uint32_t block
+        cdef uint32_t count = self.ftl.blocks
+        table = numpy.zeros(count, dtype=[
+            ("use", "u1"), ("flags", "u1"), ("written", "u2"), ("valid", "u4"), ("erases", "u4"), ("reads", "u4"),
+            ("hours", "u4"),
+        ])
+        for name, address, kind in self._columns():
+            table[name] = numpy.frombuffer(address, dtype=kind, count=count)
+        return table, self.ftl.generation
+
+    def _columns(self):
+        cdef uint32_t count = self.ftl.blocks
+        return [
+            ("use", (<char *>self.ftl.use)[:count], "u1"),
+            ("flags", (<char *>self.ftl.flags)[:count], "u1"),
+            ("written", (<char *>self.ftl.written)[:2 * count], "u2"),
+            ("valid", (<char *>self.ftl.valid)[:4 * count], "u4"),
+            ("erases", (<char *>self.ftl.erases)[:4 * count], "u4"),
+            ("reads", (<char *>self.ftl.reads)[:4 * count], "u4"),
+            ("hours", (<char *>self.ftl.hours)[:4 * count], "u4"),
+        ]
+
+    def check(self):
+        """Does what is kept in memory fit together? A list of what does not; for tests."""
+        return consistency(self)
+
+
+def consistency(Translation translation):
+    cdef Ftl *ftl = &translation.ftl
+    cdef uint32_t unit
+    cdef uint32_t block
+    found = []
+    valid = [0] * ftl.blocks
+    seen = set()
+    for unit in range(ftl.units):
+        if ftl.map[unit] < UNIT_LIMIT:
+            valid[ftl.map[unit] // ftl.block_units] += 1
+            if ftl.map[unit] in seen:
+                found.append(f"two units at {ftl.map[unit]}")
+            seen.add(ftl.map[unit])
+    free_blocks = 0
+    for block in range(ftl.blocks):
+        free_blocks += ftl.use[block] == BLOCK_FREE
+        if valid[block] != ftl.valid[block]:
+            found.append(f"block {block}: {ftl.valid[block]} valid units counted, {valid[block]} mapped")
+        if valid[block] and ftl.use[block] in (BLOCK_FREE, BLOCK_BAD):
+            found.append(f"block {block} is {USES[ftl.use[block]]} and holds {valid[block]} units")
+    if free_blocks != ftl.free_blocks:
+        found.append(f"{ftl.free_blocks} free blocks counted, there are {free_blocks}")
+    return found

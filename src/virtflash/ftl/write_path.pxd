@@ -1,0 +1,121 @@
+"""A write of the host: room is made, trims that it would overtake are programmed, and it is appended."""
+
+from libc.errno cimport EIO, EROFS
+from libc.stdint cimport uint32_t, uint64_t
+
+from virtflash.ftl.allocation cimport RESERVED_BLOCKS, count_erasable
+from virtflash.ftl.append cimport append_units
+from virtflash.ftl.checkpoint cimport checkpoint_ahead, checkpoint_now, meta_blocks, meta_limit
+from virtflash.ftl.collection cimport choose_care, collect_ahead, collect_now, slc_data_blocks, slc_limit
+from virtflash.ftl.frame cimport layout_of
+from virtflash.ftl.state cimport (
+    MOVE_NONE,
+    NO_BLOCK,
+    STREAM_HOST,
+    STREAM_SMALL,
+    UNIT_LOST,
+    UNIT_UNMAPPED,
+    Ftl,
+    Stream,
+)
+from virtflash.ftl.trim_log cimport program_trims
+
+cdef enum:
+    WRITE_SYNC = 0x10001  # as FTL_SYNC
+    ERASABLE_LEAST = 3
+
+
+cdef inline bint is_at_end(Ftl *ftl, const Stream *stream) noexcept nogil:
+    return stream.block == NO_BLOCK or stream.frame == layout_of(ftl, stream.block).frames
+
+
+cdef inline int ensure_erasable(Ftl *ftl) noexcept nogil:
+    """Before a block is needed: what is free has to be safe to erase."""
+    cdef int result
+    if count_erasable(ftl) >= ERASABLE_LEAST:
+        return 0
+    result = program_trims(ftl)
+    if result:
+        return result
+    if ftl.settings.host_sync and ftl.synced < ftl.sequence and count_erasable(ftl) < ERASABLE_LEAST:
+        return WRITE_SYNC
+    return 0
+
+
+cdef inline int limit_metadata(Ftl *ftl) noexcept nogil:
+    """Trims fill blocks of metadata, which only a checkpoint frees."""
+    if meta_blocks(ftl) <= meta_limit(ftl):
+        return 0
+    return checkpoint_now(ftl, False)
+
+
+cdef inline int when_block_ends(Ftl *ftl) noexcept nogil:
+    """What is looked at once for each block that the host fills."""
+    cdef int result = ensure_erasable(ftl)
+    if result == 0:
+        result = limit_metadata(ftl)
+    if result:
+        return result
+    if ftl.move.why == MOVE_NONE and ftl.free_blocks > RESERVED_BLOCKS:
+        choose_care(ftl)
+    return 0
+
+
+cdef inline int only_fatal(int result) noexcept nogil:
+    """Work ahead of need that cannot be done now is done later; without power nothing can be."""
+    return result if result == -EIO else 0
+
+
+cdef inline int make_room(Ftl *ftl, uint32_t which) noexcept nogil:
+    """0: a frame can be appended to the stream."""
+    cdef int result = 0
+    if ftl.lost_power:
+        return -EIO
+    if is_at_end(ftl, &ftl.streams[which]):
+        result = when_block_ends(ftl)
+    if result == 0:
+        result = only_fatal(collect_ahead(ftl))
+    if result == 0:
+        result = only_fatal(checkpoint_ahead(ftl))
+    if result == 0 and ftl.free_blocks <= RESERVED_BLOCKS:
+        result = collect_now(ftl)
+        if result == -EROFS:
+            ftl.exhausted = ftl.read_only = True
+    return result
+
+
+cdef inline bint overtakes_trim(const Ftl *ftl, uint32_t count, const uint32_t *units) noexcept nogil:
+    """Is one of these units trimmed, or lost, and the flash does not know yet? Replayed later it would undo the write."""
+    cdef uint32_t i
+    if ftl.trims.count == 0:
+        return False
+    for i in range(count):
+        if ftl.map[units[i]] >= <uint32_t>UNIT_LOST and ftl.map[units[i]] != <uint32_t>UNIT_UNMAPPED:
+            return True
+    return False
+
+
+cdef inline uint32_t stream_for(Ftl *ftl, uint32_t count, bint small) noexcept nogil:
+    """A few units go to SLC pages where there are any, and not too many of them in use."""
+    if not small or not ftl.layouts[1].frames or count > ftl.layouts[1].units:
+        return STREAM_HOST
+    if is_at_end(ftl, &ftl.streams[STREAM_SMALL]) and slc_data_blocks(ftl) >= slc_limit(ftl):
+        return STREAM_HOST
+    return STREAM_SMALL
+
+
+cdef inline int write_units(Ftl *ftl, uint32_t count, const uint32_t *units, char **data, bint small) noexcept nogil:
+    cdef uint32_t which = stream_for(ftl, count, small)
+    cdef int result
+    if ftl.exhausted:
+        return -EROFS
+    if overtakes_trim(ftl, count, units):
+        result = program_trims(ftl)
+        if result:
+            return result
+    result = make_room(ftl, which)
+    if result == 0:
+        result = append_units(ftl, which, count, units, data)
+    if result == 0:
+        ftl.counters.host_units += count
+    return result
