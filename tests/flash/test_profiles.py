@@ -6,14 +6,31 @@ import re
 import subprocess
 import sys
 import tomllib
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from virtflash.flash import laws
-from virtflash.flash.profile_sections import NOWHERE, Profile
+from virtflash.flash.profile_sections import (
+    NOWHERE,
+    BadBlocks,
+    Ecc,
+    Emmc,
+    Endurance,
+    Errors,
+    ExponentialLaw,
+    Failures,
+    Geometry,
+    OverProvisioning,
+    Part,
+    PowerCut,
+    PowerLaw,
+    Profile,
+    Retention,
+    Timing,
+)
 from virtflash.flash.profiles import PROFILES, ProfileError, load_profile, parse_profile, profile_names
 
 Tables = dict[str, Any]
@@ -380,3 +397,42 @@ def test_an_unknown_name_is_told_the_known_ones(name: str) -> None:
         load_profile(name)
     assert "/" in name or "automotive-tlc-emmc, mlc-emmc, qspi-nor-64m, slc-nand-256m" in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+SECTIONS = {
+    "part": Part,
+    "geometry": Geometry,
+    "endurance": Endurance,
+    "errors": Errors,
+    'errors.main] and [errors.slc] with law = "power"': PowerLaw,
+    'errors.main] and [errors.slc] with law = "exponential"': ExponentialLaw,
+    "ecc": Ecc,
+    "retention": Retention,
+    "failures": Failures,
+    "power_cut": PowerCut,
+    "timing": Timing,
+    "bad_blocks": BadBlocks,
+    "over_provisioning": OverProvisioning,
+    "emmc": Emmc,
+}
+
+
+def document_rows(cls: Any) -> list[str]:
+    """The rows of a section's table in the documentation."""
+    rows = []
+    for item in fields(cls):
+        limits = item.metadata
+        if limits and item.name != "law":
+            bounds = f"{limits['least']:.10g} to {limits['most']:.10g}" if "least" in limits else "text"
+            values = ", ".join(f"`{word}`" for word in limits.get("choice", ())) or bounds
+            default = "refused" if item.default is MISSING else "none" if item.default == () else f"{item.default:g}"
+            rows.append(f"| `{item.name}` | {limits['what']} | {values} | {default} |")
+    return rows
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_the_documentation_has_every_key(name: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "flash.md").read_text()
+    rows = text.partition(f"`[{name}]`\n")[2].partition("\n\n`[")[0].splitlines()
+    documented = [row for row in rows if row.startswith("| `")]
+    assert documented == document_rows(SECTIONS[name])
