@@ -256,13 +256,14 @@ cdef class Translation:
                 ftl.partner[geometry.endangers[page]] = page
 
     def _set(self, *, separate=True, levelling=True, refresh_share=75, refresh_reads=100_000, refresh_hours=0,
-             host_sync=False):
+             host_sync=False, checkpoint_frames=0):
         self.ftl.settings.separate = separate
         self.ftl.settings.levelling = levelling
         self.ftl.settings.refresh_share = refresh_share
         self.ftl.settings.refresh_reads = refresh_reads
         self.ftl.settings.refresh_hours = refresh_hours
         self.ftl.settings.host_sync = host_sync
+        self.ftl.checkpoint.interval = checkpoint_frames
 
     def _take_memory(self):
         cdef Ftl *ftl = &self.ftl
@@ -287,8 +288,9 @@ cdef class Translation:
             raise MemoryError
         memset(ftl.padding, 0, ftl.unit_bytes)
         slices = map_slices(ftl) + table_slices(ftl)
-        ftl.checkpoint.interval = max(<uint64_t>ftl.blocks * ftl.layouts[0].frames // 16, 8 * <uint64_t>slices)
-        ftl.checkpoint.pace = max(ftl.checkpoint.interval // (2 * slices), 1)
+        if ftl.checkpoint.interval == 0:
+            ftl.checkpoint.interval = max(<uint64_t>ftl.blocks * ftl.layouts[0].frames // 16, 8 * <uint64_t>slices)
+        ftl.checkpoint.pace = min(max(ftl.checkpoint.interval // (2 * slices), 1), 1 << 30)
 
     def _check_room(self):
         """At format: are there blocks enough for the units, the metadata and what has to stay free?"""

@@ -1,0 +1,92 @@
+"""Python's view of the flash translation layer: for tests, the laboratory and tools. One owner calls at a time.
+
+Units are mapping units of `unit_bytes`, numbered from 0. OSError: EIO, the data cannot be read or power is gone; EROFS,
+the flash takes no more writes; ENOSPC, the host's disk is full.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from virtflash.flash.emulated import EmulatedFlash
+from virtflash.ftl.sizing import ChipSizes
+
+class TranslationError(Exception):
+    """The flash cannot be formatted or mounted; one line."""
+
+class Translation:
+    """A flash translation layer on a chip.
+
+    Settings of `format` and `mount`, which are not kept on the flash: `separate` (hot and cold data apart, default on),
+    `levelling` (static wear levelling, default on), `refresh_share` (refresh a block when a read corrected so many
+    percent of the ECC's strength: 75), `refresh_reads` (or when it was read so often since it was erased: 100000),
+    `refresh_hours` (or when its data is so old, in hours at the profile's reference temperature; 0: never),
+    `host_sync` (nothing is erased before what took its place was synced to the host's disk; off), `checkpoint_frames`
+    (frames between two checkpoints; 0: by the device's size).
+    """
+
+    clean: bool  # what was mounted had been stopped, not cut
+    torn_frames: int  # that the mount could not read
+    replayed_frames: int
+    @classmethod
+    def format(
+        cls, device: EmulatedFlash, units: int, *, unit_bytes: int = 4096, reserve_blocks: int, **settings: Any
+    ) -> Self:
+        """Begin anew on a chip. `reserve_blocks`: that may go bad before it is read-only. TranslationError: the chip is
+        too small, or its geometry does not fit; OSError."""
+    @classmethod
+    def mount(
+        cls,
+        device: EmulatedFlash,
+        units: int,
+        *,
+        unit_bytes: int = 4096,
+        read_only: bool = False,
+        **settings: Any,
+    ) -> Self:
+        """Find again what is on a chip. `read_only`: change nothing on it. TranslationError: there is nothing, or it
+        contradicts itself; OSError."""
+    @property
+    def sizes(self) -> ChipSizes: ...
+    @property
+    def units(self) -> int: ...
+    @property
+    def unit_bytes(self) -> int: ...
+    @property
+    def units_of_frame(self) -> int: ...  # that a full frame takes
+    @property
+    def read_only(self) -> bool: ...
+    @property
+    def spare_blocks(self) -> tuple[int, int]: ...  # left, of how many
+    @property
+    def generation(self) -> int: ...  # of the block table
+    def read(self, unit: int) -> bytes: ...
+    def is_mapped(self, unit: int) -> bool: ...
+    def write(self, units: Sequence[int], data: Sequence[bytes], *, small: bool = False) -> None:
+        """Write up to a frame of different units, each of them atomic. `small`: to SLC pages where there are any."""
+    def write_random(self, frames: int, seed: int, first: int = 0, count: int | None = None) -> int:
+        """Write full frames of units drawn uniformly from a range (of `count` units); returns the next seed."""
+    def trim(self, first: int, count: int) -> None: ...
+    def flush(self) -> None: ...
+    def secure_trim(self, first: int, count: int) -> None: ...
+    def sanitize(self) -> None: ...
+    def work(self, steps: int = 1_000_000) -> int:
+        """Idle work: collection, refresh, checkpoints. Returns how many steps there were to do."""
+    def patrol(self, frames: int) -> bool:
+        """Read so many of the frames that hold data, and mark blocks that need refresh. True: a round is complete."""
+    def advise_refresh(self, block: int, generation: int) -> bool:
+        """Refresh this block soon. `generation`: of the snapshot judged from. False: nothing to refresh there."""
+    def advise_collect(self, block: int, erases: int) -> bool:
+        """Collect this block next. `erases`: of it in the snapshot. False: it is not what it was any more."""
+    def checkpoint(self, *, clean: bool = False) -> None: ...
+    def close(self) -> None:
+        """Flush, and write a checkpoint that leaves the next mount nothing to replay."""
+    def sync(self) -> None: ...  # the image to the host's disk
+    @property
+    def counters(self) -> dict[str, Any]: ...  # only growing, also over mounts
+    @property
+    def space(self) -> dict[str, int]: ...  # blocks by use, mapped units, spare blocks
+    def snapshot(self) -> tuple[Any, int]:
+        """The block table as a numpy structured array (use, flags, written frames, valid units, erases, reads, hours),
+        and the generation that it was taken at."""
+    def check(self) -> list[str]:
+        """What in memory contradicts itself; for tests."""
