@@ -189,6 +189,12 @@ def test_a_rate_is_a_probability(
     assert 0 <= found <= 0.5
 
 
+@pytest.mark.parametrize(("floor", "factor", "expected"), [(0, 1, 0), (1e-12, 0, 0), (1e-12, 1, 0.5)])
+def test_growth_without_end_is_still_a_number(floor: float, factor: float, expected: float) -> None:
+    physics = with_law(PERFECT, law=1, floor=floor, wear=1, disturb=1)
+    assert laws.raw_bit_error_rate(physics, cycles=1e9, reads_per_page=1e9, factor=factor) == expected
+
+
 def test_zeroes_are_perfect_flash() -> None:
     draws = laws.Draws(1)
     assert laws.raw_bit_error_rate(PERFECT, cycles=1e9, hours=1e9, reads_per_page=1e9) == 0

@@ -97,7 +97,9 @@ cdef inline double power_law(const ErrorLaw *law, double cycles, double hours, d
 
 
 cdef inline double exponential_law(const ErrorLaw *law, double cycles, double hours, double reads) noexcept nogil:
-    return law.floor * exp(law.wear * cycles + law.disturb * reads) * (1 + early_loss(law, hours))
+    # Far beyond any probability, and short of infinity, which times 0 is no number.
+    cdef double grown = exp(min(law.wear * cycles + law.disturb * reads, 100))
+    return law.floor * grown * (1 + early_loss(law, hours))
 
 
 cdef inline double raw_bit_error_rate(
