@@ -31,14 +31,17 @@ from virtflash.ftl.frame cimport (
     FRAME_TABLE,
     FRAME_TRIM,
     KIND_SLC,
+    RECORD_WORDS_MIN,
     FrameLayout,
     FrameRecord,
     kind_of,
     layout_of,
+    program_frame,
     read_record,
     read_slot,
     simple_operation,
 )
+from virtflash.ftl.safety cimport note_programmed
 from virtflash.ftl.state cimport (
     BLOCK_BAD,
     BLOCK_CLOSED,
@@ -56,6 +59,7 @@ from virtflash.ftl.state cimport (
     UNIT_LOST,
     UNIT_UNMAPPED,
     Ftl,
+    Stream,
     TrimRange,
 )
 from virtflash.ftl.trim_log cimport payload_bytes, payload_fits
@@ -196,12 +200,17 @@ cdef inline void find_end(Ftl *ftl, Recovery *recovery, uint64_t below) noexcept
             continue
         for frame in range(layout_of(ftl, block).frames):
             status = read_record(ftl, block, frame, &record)
-            if status == FLASH_ERASED:
-                break
             if status == FLASH_OK and is_newer_end(recovery, &record, below):
                 recovery.end_sequence = record.header.sequence
                 recovery.end_block, recovery.end_frame = block, frame
-                memcpy(&recovery.start, record.words, 8)
+                recovery.start = start_of(&record)
+
+
+cdef inline uint64_t start_of(const FrameRecord *record) noexcept nogil:
+    """Which checkpoint a frame belongs to."""
+    cdef uint64_t start
+    memcpy(&start, record.words, 8)
+    return start
 
 
 cdef inline void load_map_slice(Ftl *ftl, uint32_t slice_) noexcept nogil:
@@ -230,31 +239,23 @@ cdef inline void load_table_slice(Ftl *ftl, Recovery *recovery, uint32_t slice_)
                 ftl.written[block] = entry[i].written
 
 
-cdef inline int load_frame(Ftl *ftl, Recovery *recovery, uint32_t block, uint32_t frame, uint32_t *loaded) noexcept nogil:
-    """If a frame is a slice of the checkpoint taken, load it."""
+cdef inline void load_frame(Ftl *ftl, Recovery *recovery, uint32_t block, uint32_t frame, uint32_t *loaded) noexcept nogil:
+    """If a frame is a slice of the checkpoint taken, load it; one that cannot be read will be missed."""
     cdef FrameRecord record
-    cdef int status = read_record(ftl, block, frame, &record)
-    if status != FLASH_OK:
-        return status
+    if read_record(ftl, block, frame, &record) != FLASH_OK:
+        return
     if kind_of(&record) != FRAME_MAP and kind_of(&record) != FRAME_TABLE:
-        return FLASH_OK
-    if memcmp_start(&record, recovery.start) or record.header.sequence > recovery.end_sequence:
-        return FLASH_OK
+        return
+    if start_of(&record) != recovery.start or record.header.sequence > recovery.end_sequence:
+        return
     if read_payload(ftl, block, frame) != FLASH_OK:
-        return FLASH_OK  # it will be missed
+        return
     if kind_of(&record) == FRAME_MAP and record.header.argument < map_slices(ftl):
         load_map_slice(ftl, record.header.argument)
         loaded[0] += 1
     elif kind_of(&record) == FRAME_TABLE and record.header.argument < table_slices(ftl):
         load_table_slice(ftl, recovery, record.header.argument)
         loaded[0] += 1
-    return FLASH_OK
-
-
-cdef inline bint memcmp_start(const FrameRecord *record, uint64_t start) noexcept nogil:
-    cdef uint64_t its
-    memcpy(&its, record.words, 8)
-    return its != start
 
 
 cdef inline bint fits_device(Ftl *ftl, const EndPayload *end) noexcept nogil:
@@ -281,8 +282,7 @@ cdef inline bint load_checkpoint(Ftl *ftl, Recovery *recovery) noexcept nogil:
         if not recovery.meta[block]:
             continue
         for frame in range(layout_of(ftl, block).frames):
-            if load_frame(ftl, recovery, block, frame, &loaded) == FLASH_ERASED:
-                break
+            load_frame(ftl, recovery, block, frame, &loaded)
     return loaded == recovery.end.slices
 
 
@@ -332,7 +332,7 @@ cdef inline int scan_block(Ftl *ftl, Recovery *recovery, uint32_t block) noexcep
         if status == FLASH_POWER_LOST:
             return -EIO
         if status == FLASH_ERASED:
-            break
+            continue  # perhaps one that was cut when it had barely begun; others may follow
         ftl.written[block] = frame + 1
         if status != FLASH_OK:
             recovery.torn += 1
@@ -474,8 +474,32 @@ cdef inline void settle_block(Ftl *ftl, Recovery *recovery, uint32_t block) noex
         ftl.hours[block] = <uint32_t>ftl.chip.hours(ftl.chip)
 
 
-cdef inline void reopen_streams(Ftl *ftl, Recovery *recovery) noexcept nogil:
-    """After a clean end the open blocks go on where they were."""
+cdef inline int skip_frame(Ftl *ftl, uint32_t block, uint32_t frame) noexcept nogil:
+    """Pad one frame, whatever comes of it: it may look erased, and have been cut when it had barely begun."""
+    cdef FrameRecord record
+    cdef char *nothing[FRAME_UNITS_MAX]
+    memset(nothing, 0, sizeof(nothing))
+    memset(&record, 0xff, sizeof(record))
+    record.header.kind = FRAME_PAD
+    record.header.words = RECORD_WORDS_MIN
+    return -EIO if program_frame(ftl, block, frame, &record, nothing) == FLASH_POWER_LOST else 0
+
+
+cdef inline int resume_stream(Ftl *ftl, Stream *stream, uint32_t block) noexcept nogil:
+    stream.block = block
+    stream.frame = ftl.written[block]
+    ftl.use[block] = BLOCK_OPEN
+    if stream.frame == layout_of(ftl, block).frames:
+        return 0
+    if skip_frame(ftl, block, stream.frame):
+        return -EIO
+    note_programmed(ftl, stream)
+    ftl.counters.padding_units += layout_of(ftl, block).units
+    return 0
+
+
+cdef inline int reopen_streams(Ftl *ftl, Recovery *recovery) noexcept nogil:
+    """After a clean end the open blocks go on behind where they were."""
     cdef uint32_t block
     cdef int i
     for i in range(STREAM_COUNT):
@@ -484,9 +508,9 @@ cdef inline void reopen_streams(Ftl *ftl, Recovery *recovery) noexcept nogil:
             continue
         if ftl.use[block] == BLOCK_FREE:
             ftl.free_blocks -= 1
-        ftl.use[block] = BLOCK_OPEN
-        ftl.streams[i].block = block
-        ftl.streams[i].frame = ftl.written[block]
+        if resume_stream(ftl, &ftl.streams[i], block):
+            return -EIO
+    return 0
 
 
 cdef inline bint ended_clean(Ftl *ftl, const Recovery *recovery) noexcept nogil:
@@ -567,7 +591,7 @@ cdef inline int make_durable(Ftl *ftl, Recovery *recovery) noexcept nogil:
     """After a power cut: no answer may ever change, so nothing may hang on what was in flight."""
     cdef int result
     ftl.sequence += SEQUENCE_GAP
-    ftl.synced = ftl.sequence
+    ftl.synced = ftl.sequence  # the image was synced before it was mounted
     result = rewrite_suspects(ftl, recovery)
     if result:
         return result
@@ -594,8 +618,7 @@ cdef inline int recover(Ftl *ftl, Recovery *recovery, bint may_write) noexcept n
     result = put_together(ftl, recovery)
     if result:
         return result
-    if recovery.clean:
-        ftl.synced = ftl.sequence
-        reopen_streams(ftl, recovery)
+    ftl.synced = ftl.sequence
+    if not may_write:
         return 0
-    return make_durable(ftl, recovery) if may_write else 0
+    return reopen_streams(ftl, recovery) if recovery.clean else make_durable(ftl, recovery)
