@@ -1,6 +1,7 @@
-"""CRC32C, for C-level callers (`crc32c.h`)."""
+"""CRC32C: see `crc32c.h`."""
 
 from libc.stdint cimport uint32_t
 
 cdef extern from "crc32c.h" nogil:
-    uint32_t crc32c(uint32_t crc, const void *bytes, size_t length)
+    uint32_t crc32c(const void *data, size_t size)
+    uint32_t crc32c_plain(const void *data, size_t size)

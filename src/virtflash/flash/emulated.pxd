@@ -1,11 +1,26 @@
 """An emulated chip, for compiled code: `chip` is the contract's (`chip.pxd`); keep the object for as long as you use it."""
 
+from libc.stdint cimport uint32_t
+
 from virtflash.flash.chip cimport Chip
 from virtflash.flash.device cimport Device
 
 cdef class EmulatedFlash:
     cdef Chip chip
-    cdef Device device
+    cdef Device device  # `now_ns` may be set by the owner; the rest is the chip's
+    cdef char *synced_copy  # of the image, as its disk would have it; NULL: not tracked
+    cdef bint read_only
+    cdef readonly object superblock  # image.Superblock
+    cdef readonly str profile_text
+    cdef readonly str crashed  # what ended the use before: "no", "process" or "host"
 
-    cdef int take_pairs(self, pair_table) except -1
-    cdef int map_image(self, int fd) except -1
+    cdef int lay_out(self) except -1
+    cdef int take_pairs(self, endangers) except -1
+    cdef int take_profile(self, profile) except -1
+    cdef int take_timing(self, profile) except -1
+    cdef int make_blocks(self, double factory_bad_share) except -1
+    cdef int recover(self, bytes boot_id, int how, bint in_use_before) except -1
+    cdef int sync_range(self, const void *start, size_t size) except -1
+    cdef int check_state(self, path) except -1
+# Give room of erased blocks back to the host, when idle: how many of `count` blocks from `first` on had any.
+cdef uint32_t emulated_give_back(EmulatedFlash flash, uint32_t first, uint32_t count) noexcept nogil
