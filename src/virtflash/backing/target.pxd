@@ -44,3 +44,8 @@ cdef struct Target:
     # complete no earlier; work is not called before.
     uint64_t (*ready_ns)(void *self) noexcept nogil
     uint64_t now_ns  # written by the owner before each batch of calls: its monotonic clock
+
+# What a capsule called "virtflash.engine.Call" holds: something to be done on the thread that owns a target.
+cdef struct Call:
+    void (*function)(void *argument) noexcept nogil
+    void *argument

@@ -17,7 +17,6 @@ from virtflash.engine.state cimport (
     OP_SECURE_ERASE,
     OP_WRITE,
     OP_WRITE_ZEROES,
-    STAGE_SYNC,
     BindingState,
     Segment,
     Slot,
@@ -40,6 +39,7 @@ from virtflash.engine.system cimport (
     pwrite,
     pwritev2,
 )
+from virtflash.engine.transfer_target cimport is_sync
 from virtflash.engine.virtio cimport LIFETIME_ESTIMATE_MAX, RANGE_FLAG_UNMAP, SECTOR_BYTES
 
 cdef enum:
@@ -198,25 +198,29 @@ cdef inline int read_hex_bytes(int fd, uint8_t *values, int count) noexcept nogi
     return found
 
 
-cdef inline int32_t read_lifetime(Slot *slot) noexcept nogil:
+cdef inline void keep_lifetime(Slot *slot, const uint8_t *raw) noexcept nogil:
     """The three figures, as virtio_blk_lifetime (§5.2.6), into the first segment; reserved values are never sent."""
-    cdef BindingState *binding = slot.queue.binding
-    cdef uint8_t raw[3]
     cdef uint8_t answer[6]
     cdef int i
-    if read_hex_bytes(binding.pre_eol_fd, raw, 1) != 1 or read_hex_bytes(binding.life_time_fd, raw + 1, 2) != 2:
-        return -EIO
     memset(answer, 0, sizeof(answer))
     answer[0] = raw[0] if raw[0] <= 3 else 0
     for i in range(1, 3):
         answer[2 * i] = raw[i] if raw[i] <= LIFETIME_ESTIMATE_MAX else 0
     memcpy(slot.segments, answer, sizeof(answer))
+
+
+cdef inline int32_t read_lifetime(Slot *slot) noexcept nogil:
+    cdef BindingState *binding = slot.queue.binding
+    cdef uint8_t raw[3]
+    if read_hex_bytes(binding.pre_eol_fd, raw, 1) != 1 or read_hex_bytes(binding.life_time_fd, raw + 1, 2) != 2:
+        return -EIO
+    keep_lifetime(slot, raw)
     return 0
 
 
 cdef inline int32_t perform(Slot *slot, int fd) noexcept nogil:
     """Do a slot's I/O in this thread. `fd`: the descriptor that fits its alignment."""
-    if slot.stage == STAGE_SYNC:
+    if is_sync(slot):
         return sync_file(slot.queue.binding)
     if slot.operation == OP_READ or slot.operation == OP_WRITE:
         return transfer(slot, fd)

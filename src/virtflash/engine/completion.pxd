@@ -35,7 +35,7 @@ from virtflash.engine.state cimport (
 from virtflash.engine.sigbus_guard cimport touch
 from virtflash.engine.statistics cimport account
 from virtflash.engine.submission cimport issue
-from virtflash.engine.system cimport EAGAIN, EFAULT, EINTR, EINVAL, EIO, EOPNOTSUPP, write
+from virtflash.engine.system cimport EAGAIN, EFAULT, EINTR, EINVAL, EIO, ENOSPC, EOPNOTSUPP, EROFS, write
 from virtflash.engine.virtio cimport BLK_S_IOERR, BLK_S_OK, BLK_S_UNSUPP, LIFETIME_BYTES
 
 cdef enum:
@@ -90,12 +90,17 @@ cdef inline void latch_sync_failure(Slot *slot, int error) noexcept nogil:
         raise_event(slot.queue.binding, EVENT_SYNC_FAILED, slot.queue.index, error)
 
 
-cdef inline bint may_lose_data(uint32_t operation, int error) noexcept nogil:
+cdef inline bint may_lose_data(const Slot *slot, int error) noexcept nogil:
     """Is this a failure of the storage, of something that a guest may believe written? Not so when the kernel refused
-    the call itself: guest memory that went away (EFAULT) must not stop the flushes of the next front end."""
+    the call itself: guest memory that went away (EFAULT) must not stop the flushes of the next front end. Nor when a
+    target refused a write, for want of room or at the end of its life: what it accepted before is where it was."""
     if error == EFAULT or error == EINVAL or error == EOPNOTSUPP:
         return False
-    return writes_data(operation) or operation == OP_FLUSH
+    if slot.stage != STAGE_DATA:
+        return True  # a flush or a sync, of whatever request
+    if slot.queue.binding.target != NULL and (error == ENOSPC or error == EROFS):
+        return False
+    return writes_data(slot.operation)
 
 
 cdef inline void look_at_buffers(Slot *slot) noexcept nogil:
@@ -109,7 +114,7 @@ cdef inline void look_at_buffers(Slot *slot) noexcept nogil:
 cdef inline void complete_with_error(ReactorState *reactor, Slot *slot, int error) noexcept nogil:
     if error == EFAULT:
         look_at_buffers(slot)
-    if may_lose_data(slot.operation, error):
+    if may_lose_data(slot, error):
         latch_sync_failure(slot, error)
     raise_event(slot.queue.binding, EVENT_IO_ERROR, slot.queue.index, error)
     complete(reactor, slot, BLK_S_UNSUPP if error == EOPNOTSUPP else BLK_S_IOERR, 0)
@@ -117,13 +122,12 @@ cdef inline void complete_with_error(ReactorState *reactor, Slot *slot, int erro
 
 cdef inline bint must_sync_now(Slot *slot) noexcept nogil:
     """Was this written while the cache was write-back, and is it write-through now? Then it may not complete volatile:
-    the driver sends no more flushes (virtio 1.4 §5.2.6.2)."""
-    return (
-        slot.stage == STAGE_DATA
-        and writes_data(slot.operation)
-        and not slot.stable
-        and must_be_stable(slot.queue.binding)
-    )
+    the driver sends no more flushes (virtio 1.4 §5.2.6.2). A write to a target is never stable by itself."""
+    if slot.stage != STAGE_DATA or not writes_data(slot.operation):
+        return False
+    if slot.stable:
+        return slot.queue.binding.target != NULL
+    return must_be_stable(slot.queue.binding)
 
 
 cdef inline bint is_flush_too_late(Slot *slot) noexcept nogil:
@@ -131,19 +135,24 @@ cdef inline bint is_flush_too_late(Slot *slot) noexcept nogil:
     return slot.operation == OP_FLUSH and load_relaxed_u32(&slot.queue.binding.sync_failed)
 
 
-cdef inline void complete_data(ReactorState *reactor, Slot *slot) noexcept nogil:
-    """Everything asked for is done."""
+cdef inline void complete_well(ReactorState *reactor, Slot *slot) noexcept nogil:
+    """Everything asked for is done, and as stable as it must be."""
     cdef uint64_t written = slot.length if slot.operation == OP_READ else 0
-    if must_sync_now(slot):
-        slot.stage = STAGE_SYNC
-        issue(reactor, slot)
-        return
     if is_flush_too_late(slot):
         complete(reactor, slot, BLK_S_IOERR, 0)
         return
     if slot.operation == OP_LIFETIME:
         written = iov_fill(&slot.iov, &slot.iov_count, <char *>slot.segments, LIFETIME_BYTES)
     complete(reactor, slot, BLK_S_OK, written)
+
+
+cdef inline void complete_data(ReactorState *reactor, Slot *slot) noexcept nogil:
+    """Everything asked for is done."""
+    if must_sync_now(slot):
+        slot.stage = STAGE_SYNC
+        issue(reactor, slot)
+    else:
+        complete_well(reactor, slot)
 
 
 cdef inline void advance_transfer(ReactorState *reactor, Slot *slot, uint64_t done) noexcept nogil:

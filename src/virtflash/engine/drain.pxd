@@ -20,6 +20,7 @@ from virtflash.engine.state cimport (
     OP_GET_ID,
     OP_LIFETIME,
     STAGE_DATA,
+    STAGE_FLUSH,
     STAGE_IDLE,
     STAGE_SYNC,
     BindingState,
@@ -29,6 +30,7 @@ from virtflash.engine.state cimport (
     Slot,
 )
 from virtflash.engine.submission cimport issue
+from virtflash.engine.target_requests cimport begin_target
 from virtflash.engine.virtio cimport BLK_S_IOERR, BLK_S_OK, DEVICE_ID_BYTES
 
 cdef enum:
@@ -60,6 +62,7 @@ cdef inline void begin(ReactorState *reactor, QueueState *queue, Slot *slot) noe
     slot.stage = STAGE_DATA
     slot.bounce = NULL
     slot.retries = 0
+    slot.ready_ns = 0
     queue.order += 1
     count_u32(&queue.in_flight, 1)
 
@@ -71,7 +74,7 @@ cdef inline bint needs_io(const Slot *slot, const BindingState *binding) noexcep
         return False
     if slot.operation == OP_LIFETIME or load_relaxed_u32(&binding.injected[slot.operation]):
         return True
-    return binding.fd >= 0 and not (slot.operation == OP_FLUSH and binding.read_only)
+    return (binding.fd >= 0 or binding.target != NULL) and not (slot.operation == OP_FLUSH and binding.read_only)
 
 
 cdef inline void answer_without_io(ReactorState *reactor, Slot *slot) noexcept nogil:
@@ -93,11 +96,13 @@ cdef inline void start_io(ReactorState *reactor, QueueState *queue, Slot *slot) 
         if load_relaxed_u32(&binding.sync_failed):
             complete(reactor, slot, BLK_S_IOERR, 0)
             return
-        slot.stage = STAGE_SYNC
-    if needs_io(slot, binding):
+        slot.stage = STAGE_SYNC if binding.target == NULL else STAGE_FLUSH
+    if not needs_io(slot, binding):
+        answer_without_io(reactor, slot)
+    elif binding.target == NULL:
         issue(reactor, slot)
     else:
-        answer_without_io(reactor, slot)
+        begin_target(reactor, slot)
 
 
 cdef inline void take_request(ReactorState *reactor, QueueState *queue) noexcept nogil:
@@ -136,7 +141,7 @@ cdef inline void take_request(ReactorState *reactor, QueueState *queue) noexcept
 
 cdef inline uint32_t drain_queue(ReactorState *reactor, QueueState *queue) noexcept nogil:
     """Take up to a batch of requests; returns how many there were."""
-    cdef int batch = COPY_BATCH if queue.binding.in_memory else BATCH
+    cdef int batch = COPY_BATCH if queue.binding.in_memory or queue.binding.target != NULL else BATCH
     cdef int pending = ring_pending(&queue.ring)
     cdef int taken = 0
     if pending < 0:

@@ -1,7 +1,7 @@
 """Python's view of the compiled data plane. All calls may be made from any thread; those that wait release the GIL."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 QUEUE_ENTRIES_MAX: int  # of a ring
 LATENCY_BOUNDS: list[int]  # upper bounds of the latency buckets, in nanoseconds
@@ -57,11 +57,26 @@ class MemoryTable:
     def __init__(self, mappings: Sequence[Mapping]) -> None: ...
     mappings: tuple[Mapping, ...]
 
+class EmulatedStorage(Protocol):
+    """Storage that this process emulates."""
+
+    @property
+    def capsule(self) -> object:
+        """A PyCapsule called "virtflash.backing.Target", which holds a `Target *` (`backing/target.pxd`) that lives as
+        long as this object does."""
+
 class Binding:
     """What the queues of a volume serve: the file below, its bounds, what may be done with it, and its current mode.
 
     `fd` is -1 for the null backing. `fd_unaligned` takes the requests whose offset or length `fd` (O_DIRECT) cannot;
     -1: none needed. Alignments in bytes. The descriptors stay the caller's and must outlive the binding's queues.
+
+    With `target`, requests are calls of it instead of I/O, and `fd` is -1: the file that holds what the target keeps is
+    the target's `sync_fd`. All queues of it belong to one reactor, which makes all calls, and does the target's own
+    work while no request waits; only while a queue runs, so nothing is done for a volume that nobody uses. A target has
+    one binding at a time.
+
+    ValueError: an argument out of range, a file beside a target, or a lifetime of a target that tells none.
     """
 
     def __init__(
@@ -87,7 +102,10 @@ class Binding:
         secure_erase_alignment_sectors: int = 1,
         life_time_fd: int = -1,
         pre_eol_fd: int = -1,
+        target: EmulatedStorage | None = None,
+        lifetime: bool = False,  # of a target: GET_LIFETIME can be offered
     ) -> None: ...
+    target: EmulatedStorage | None
     capacity_sectors: int  # settable: it may only grow
     write_through: bool  # settable; every write that completes from then on is stable at completion
     sync_failed: bool  # latched: a write or sync failed, every FLUSH answers IOERR from then on (docs/design.md)
@@ -95,6 +113,7 @@ class Binding:
 
     def negotiate(self, features: int) -> None: ...  # driver features; request types follow them
     def sync(self) -> None: ...  # make stable what completed before; OSError when it failed (and latches)
+    # Of a target, `sync` flushes it on its reactor, and syncs its file in the caller's thread.
     def take_events(self) -> list[Event]: ...
     def inject_fault(self, kind: str, error: int) -> None: ...  # kind: read, write, sync, discard; 0 ends it
 
@@ -110,10 +129,17 @@ class Reactor:
     io_path: str  # the path taken: "io_uring", "io_uring-plain" or "threads"
     io_reason: str  # why, in words, when "auto" did not get the first
     wakeups: int  # times the thread slept and was woken
+    def run(self, call: object) -> None:
+        """Run a call on the reactor's thread, between two turns of its loop, and wait until it is done. `call`: a
+        PyCapsule called "virtflash.engine.Call", which holds a `Call *` (`backing/target.pxd`). The call must not wait:
+        every volume of the reactor waits for it. ValueError: the reactor is closed, or this is no such capsule."""
     def close(self) -> None: ...  # its queues must be stopped
 
 class Queue:
-    """A ring bound to a volume. Created once per queue of a volume, started and stopped as front ends come and go."""
+    """A ring bound to a volume. Created once per queue of a volume, started and stopped as front ends come and go.
+
+    ValueError: the volume is a target, and another reactor has queues of it.
+    """
 
     def __init__(self, reactor: Reactor, binding: Binding, index: int) -> None: ...
     running: bool

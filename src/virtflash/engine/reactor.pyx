@@ -10,6 +10,7 @@ import errno as errno_names
 import os
 import stat
 
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
@@ -28,6 +29,7 @@ from posix.mman cimport (
 )
 from posix.uio cimport iovec
 
+from virtflash.backing.target cimport TARGET_SYNC, Call, Target
 from virtflash.engine.atomics cimport (
     exchange_u32,
     load_acquire_u16,
@@ -56,10 +58,12 @@ from virtflash.engine.system cimport (
     F_SETFL,
     O_NONBLOCK,
     PR_SET_NAME,
+    PR_SET_TIMERSLACK,
     close,
     eventfd,
     fcntl,
     memory_page_bytes,
+    monotonic_ns,
     prctl,
     pthread_join,
     read,
@@ -116,6 +120,7 @@ cdef extern from *:
 
 cdef enum:
     RING_ENTRIES = 256  # submissions between two system calls
+    SYNC_ROUNDS = 100  # times that a target may ask for a sync before one flush
     COMPLETION_ENTRIES = 4096  # requests in flight without the kernel having to keep a list of its own
 
 OPERATIONS = ("read", "write", "flush", "discard", "write_zeroes", "secure_erase", "get_id", "lifetime", "unknown")
@@ -268,9 +273,33 @@ cdef class MemoryTable:
         free(self.table.regions)
 
 
+# Of a target that is to be synced by another thread: what its own thread found.
+cdef struct SyncStep:
+    BindingState *binding
+    uint64_t mark
+    int32_t result
+
+
+cdef void flush_target(void *argument) noexcept nogil:
+    cdef SyncStep *step = <SyncStep *>argument
+    cdef Target *target = step.binding.target
+    target.now_ns = monotonic_ns()
+    step.result = target.flush(target.self)
+    step.mark = target.sync_begins(target.self)
+
+
+cdef void tell_synced(void *argument) noexcept nogil:
+    cdef SyncStep *step = <SyncStep *>argument
+    cdef Target *target = step.binding.target
+    if not load_relaxed_u32(&step.binding.host_failed):
+        target.synced(target.self, step.mark)
+
+
 cdef class Binding:
     cdef BindingState state
     cdef list queues  # that run, or are about to
+    cdef readonly object target
+    cdef Reactor owner  # the one reactor that may call the target
 
     def __cinit__(self):
         memset(&self.state, 0, sizeof(BindingState))
@@ -299,6 +328,8 @@ cdef class Binding:
         uint32_t secure_erase_alignment_sectors=1,
         int life_time_fd=-1,
         int pre_eol_fd=-1,
+        target=None,
+        bint lifetime=False,
     ):
         cdef BindingState *state = &self.state
         if state.event_fd >= 0:
@@ -307,6 +338,10 @@ cdef class Binding:
         if offset_alignment > 1 and fd_unaligned < 0:
             raise ValueError("a second descriptor must take the requests that are not aligned")
         self.queues = []
+        if target is not None:
+            fd = self._take_target(target, fd)
+        if lifetime and (target is None or state.target.lifetime == NULL):
+            raise ValueError("a lifetime is offered of a target that tells it")
         state.fd, state.fd_unaligned = fd, fd_unaligned
         state.capacity = capacity_sectors
         state.block_device, state.read_only, state.zero_range = block_device, read_only, zero_range
@@ -325,12 +360,64 @@ cdef class Binding:
             | (discard << OP_DISCARD)
             | (write_zeroes << OP_WRITE_ZEROES)
             | (secure_erase << OP_SECURE_ERASE)
-            | ((life_time_fd >= 0 and pre_eol_fd >= 0) << OP_LIFETIME)
+            | ((lifetime or (life_time_fd >= 0 and pre_eol_fd >= 0)) << OP_LIFETIME)
         )
         state.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if state.event_fd < 0:
             raise OSError(errno, os.strerror(errno))
         self.negotiate(0)
+
+    cdef int _take_target(self, target, int fd) except -2:
+        """Serve a target; returns the descriptor of the file that holds what it keeps, or -1."""
+        cdef Target *calls = <Target *>PyCapsule_GetPointer(target.capsule, "virtflash.backing.Target")
+        if fd >= 0 and fd != calls.sync_fd:
+            raise ValueError("a target is served instead of a file")
+        self.target = target
+        self.state.target = calls
+        return calls.sync_fd
+
+    cdef _take_owner(self, Reactor reactor):
+        """Of a target, the first reactor that has a queue of it makes all calls."""
+        if self.state.target == NULL:
+            return
+        if self.owner is not None and self.owner.running and self.owner is not reactor:
+            raise ValueError(f"all queues of a target run on one reactor: these on {self.owner.name}")
+        self.owner = reactor
+
+    cdef _on_owner(self, void (*function)(void *argument) noexcept nogil, SyncStep *step):
+        cdef Call call
+        call.function, call.argument = function, step
+        if self.owner is not None and self.owner.running:
+            self.owner._run(&call)
+        else:
+            with nogil:
+                function(step)
+
+    cdef int _sync_target(self) except 1:
+        """Flush on the thread that owns the target, sync here, and tell; 0 or -errno."""
+        cdef SyncStep step
+        cdef int result
+        memset(&step, 0, sizeof(step))
+        step.binding = &self.state
+        for _ in range(SYNC_ROUNDS):
+            self._on_owner(flush_target, &step)
+            if step.result < 0:
+                return step.result
+            result = self._sync_host(&step)
+            if result or step.result != TARGET_SYNC:
+                return result
+        return -errno_names.EIO
+
+    cdef int _sync_host(self, SyncStep *step) except 1:
+        cdef int result = 0
+        if self.state.fd >= 0:
+            with nogil:
+                result = sync_file(&self.state)
+        if result:
+            exchange_u32(&self.state.host_failed, 1)
+            return result
+        self._on_owner(tell_synced, step)
+        return 0
 
     @staticmethod
     def _check(memory_alignment, offset_alignment, max_segments, secure_erase_alignment, capacity):
@@ -389,7 +476,9 @@ cdef class Binding:
 
     def sync(self):
         cdef int result = -<int>load_relaxed_u32(&self.state.injected[OP_FLUSH])
-        if result == 0 and self.state.fd >= 0 and not self.state.read_only:
+        if result == 0 and self.state.target != NULL and not self.state.read_only:
+            result = self._sync_target()
+        elif result == 0 and self.state.fd >= 0 and not self.state.read_only:
             with nogil:
                 result = sync_file(&self.state)
         if result and exchange_u32(&self.state.sync_failed, 1) == 0:
@@ -496,6 +585,7 @@ cdef void *reactor_main(void *argument) noexcept nogil:
     """The thread: it makes its own ring, since only the one that made it may submit to it (SINGLE_ISSUER)."""
     cdef ReactorState *reactor = <ReactorState *>argument
     prctl(PR_SET_NAME, reactor.name)
+    prctl(PR_SET_TIMERSLACK, 1)  # ns: emulated operations end on time
     set_up(reactor)
     sem_post(&reactor.started)
     if reactor.io_path == IO_AUTO:
@@ -575,6 +665,18 @@ cdef class Reactor:
         if self.attached == QUEUES_PER_REACTOR:
             raise ValueError(f"a reactor serves up to {QUEUES_PER_REACTOR} queues")
         self.attached += 1
+
+    cdef _run(self, Call *call):
+        cdef Command command
+        memset(&command, 0, sizeof(command))
+        command.kind = COMMAND_RUN
+        command.call = call
+        self._ask(&command)
+
+    def run(self, call):
+        if not self.running:
+            raise ValueError(f"the reactor {self.name} is closed")
+        self._run(<Call *>PyCapsule_GetPointer(call, "virtflash.engine.Call"))
 
     def round(self):
         """Wait until the reactor has begun a turn of its loop after this call."""
@@ -712,6 +814,7 @@ cdef class Queue:
     def __init__(self, Reactor reactor, Binding binding, uint16_t index):
         if self.reactor is not None:
             raise ValueError("a queue is made once")
+        binding._take_owner(reactor)
         self.reactor, self.binding = reactor, binding
         self.state.index = index
         self.state.binding = &binding.state

@@ -10,6 +10,7 @@ from virtflash.engine.adaptive_polling cimport keep_polling, learn_from_sleep, p
 from virtflash.engine.atomics cimport count_u64, load_relaxed_u32, store_release_u32
 from virtflash.engine.bell cimport bell_ring, bell_set
 from virtflash.engine.completion cimport finish_io, publish_all, raise_event
+from virtflash.engine.delayed_slots cimport take_delayed
 from virtflash.engine.drain cimport break_queue, drain_queue
 from virtflash.engine.mailbox cimport mailbox_done, mailbox_take
 from virtflash.engine.registered_files cimport register_queue_files, release_queue_files
@@ -21,6 +22,7 @@ from virtflash.engine.state cimport (
     COMMAND_EXIT,
     COMMAND_MEMORY,
     COMMAND_ROUND,
+    COMMAND_RUN,
     COMMAND_START,
     COMMAND_STOP,
     EVENT_MEMORY_LOST,
@@ -35,6 +37,8 @@ from virtflash.engine.state cimport (
 )
 from virtflash.engine.submission cimport issue_backlog
 from virtflash.engine.system cimport monotonic_ns, pollfd
+from virtflash.engine.target_requests cimport continue_part, finish_sync, resume_ready
+from virtflash.engine.target_work cimport next_deadline, want_work, work_slice
 from virtflash.engine.uring cimport (
     io_uring_cq_advance,
     io_uring_cqe,
@@ -42,8 +46,11 @@ from virtflash.engine.uring cimport (
     io_uring_sq_ready,
     io_uring_submit,
     io_uring_submit_and_wait,
+    io_uring_submit_and_wait_timeout,
+    kernel_timespec,
 )
 from virtflash.engine.wake_sources cimport (
+    SECOND_NS,
     TAG_CANCEL,
     TAG_KICK,
     TAG_MAILBOX,
@@ -111,6 +118,7 @@ cdef inline void start_queue(ReactorState *reactor, QueueState *queue) noexcept 
     reactor.queues[reactor.queue_count] = queue
     reactor.queue_count += 1
     queue.ringer = &reactor.ringer
+    queue.binding.wants_work = queue.binding.target != NULL
     set_error(queue, queue.error_fd)
     ring_begin(&queue.ring)
     break_if_lost(queue)
@@ -131,6 +139,9 @@ cdef inline void obey(ReactorState *reactor, Command *command) noexcept nogil:
         set_call(command.queue, command.fd)  # a completion may have gone to the old one
     elif command.kind == COMMAND_ERROR:
         set_error(command.queue, command.fd)
+    elif command.kind == COMMAND_RUN:
+        command.call.function(command.call.argument)
+        want_work(reactor)
     elif command.kind == COMMAND_EXIT:
         reactor.exiting = True
     mailbox_done(command)
@@ -188,15 +199,25 @@ cdef inline uint32_t drain_all(ReactorState *reactor) noexcept nogil:
     cdef QueueState *queue
     for i in range(reactor.queue_count):
         queue = reactor.queues[i]
+        if queue.parts_first != NULL:
+            taken += continue_part(reactor, queue)
         if not queue.broken and queue.stop_command == NULL:
             taken += drain_queue(reactor, queue)
     return taken
 
 
+cdef inline void finish(ReactorState *reactor, Slot *slot, int32_t result) noexcept nogil:
+    """Of a target, only syncs of its file are done elsewhere than in its own calls."""
+    if slot.queue.binding.target == NULL:
+        finish_io(reactor, slot, result)
+    else:
+        finish_sync(reactor, slot, result)
+
+
 cdef inline void on_completion(ReactorState *reactor, uint64_t data, int32_t result) noexcept nogil:
     cdef uint64_t tag = data & TAG_MASK
     if tag == TAG_SLOT:
-        finish_io(reactor, <Slot *>data, result)
+        finish(reactor, <Slot *>data, result)
     elif tag == TAG_KICK:
         kick_completed(<QueueState *><uintptr_t>(data & ~<uint64_t>TAG_MASK), result)
     elif tag == TAG_MAILBOX:
@@ -228,7 +249,7 @@ cdef inline uint32_t collect_list(ReactorState *reactor, Slot *slot) noexcept no
     cdef Slot *following
     while slot != NULL:
         following = slot.next
-        finish_io(reactor, slot, slot.result)
+        finish(reactor, slot, slot.result)
         slot = following
         count += 1
     return count
@@ -287,17 +308,43 @@ cdef inline bint has_news(const ReactorState *reactor) noexcept nogil:
     return load_relaxed_u32(&reactor.mailbox.pending) or guard_loss_count() != reactor.losses_seen
 
 
+cdef inline void wait_in_ring(ReactorState *reactor, uint64_t limit_ns) noexcept nogil:
+    """Submit, and sleep until something completes, `limit_ns` at most; 0: without a limit."""
+    cdef kernel_timespec limit
+    cdef io_uring_cqe *entry
+    if limit_ns == 0:
+        io_uring_submit_and_wait(&reactor.ring, arm_all(reactor))
+        return
+    limit.tv_sec, limit.tv_nsec = limit_ns // SECOND_NS, limit_ns % SECOND_NS
+    io_uring_submit_and_wait_timeout(&reactor.ring, &entry, arm_all(reactor), &limit, NULL)
+
+
 cdef inline void sleep(ReactorState *reactor, pollfd *fds) noexcept nogil:
-    """Wait in the kernel for a kick, a completion, a command or a worker."""
+    """Wait in the kernel for a kick, a completion, a command, a worker, or the time of what is delayed."""
     cdef uint64_t began_ns = monotonic_ns()
+    cdef uint64_t deadline_ns = next_deadline(reactor)
+    cdef uint64_t limit_ns = 0
+    if deadline_ns and deadline_ns <= began_ns:
+        return
+    if deadline_ns:
+        limit_ns = deadline_ns - began_ns
     if not allow_all_kicks(reactor) and not has_news(reactor):
         if reactor.io_path == IO_THREADS:
-            poll_all(reactor, fds)
+            poll_all(reactor, fds, limit_ns)
         else:
-            io_uring_submit_and_wait(&reactor.ring, arm_all(reactor))
+            wait_in_ring(reactor, limit_ns)
         count_u64(&reactor.wakeups, 1)
     learn_from_sleep(reactor, monotonic_ns() - began_ns)
     forbid_all_kicks(reactor)
+
+
+cdef inline uint32_t release_delayed(ReactorState *reactor) noexcept nogil:
+    """Go on with those whose time has come; returns how many."""
+    cdef uint32_t count = 0
+    while reactor.delayed != NULL and reactor.delayed.ready_ns <= reactor.now_ns:
+        resume_ready(reactor, take_delayed(reactor))
+        count += 1
+    return count
 
 
 cdef inline bint turn(ReactorState *reactor) noexcept nogil:
@@ -309,7 +356,8 @@ cdef inline bint turn(ReactorState *reactor) noexcept nogil:
     reactor.now_ns = monotonic_ns()
     if reactor.backlog != NULL:
         issue_backlog(reactor)
-    done = drain_all(reactor)
+    done = release_delayed(reactor)
+    done += drain_all(reactor)
     submit_all(reactor)
     done += collect_all(reactor)
     publish_all(reactor)
@@ -324,5 +372,7 @@ cdef inline void serve(ReactorState *reactor) noexcept nogil:
     while not reactor.exiting:
         if turn(reactor):
             poll_paid(reactor)
+        elif work_slice(reactor):
+            continue
         elif not reactor.exiting and not reactor.finished and not keep_polling(reactor):
             sleep(reactor, fds)

@@ -6,6 +6,7 @@ Fields marked *shared* are written by one thread and read by others, through `at
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
+from virtflash.backing.target cimport Call, Target, TargetProgress
 from virtflash.engine.bell cimport Bell, Ringer
 from virtflash.engine.system cimport pthread_cond_t, pthread_mutex_t, pthread_t, sem_t
 from virtflash.engine.uring cimport io_uring
@@ -39,7 +40,10 @@ cdef enum:
 cdef enum:
     STAGE_IDLE  # the slot holds no request
     STAGE_DATA  # its own I/O is under way
+    STAGE_FLUSH  # of a target: the data is done, its own cache is to be flushed
     STAGE_SYNC  # it was written; what it wrote is being made stable before it completes
+    STAGE_ROOM  # of a target, which did nothing: its file is synced first, then the stage before goes on
+    STAGE_READY  # of a target: done or partly done, but on the real part it would not be yet
 
 cdef enum:
     LATENCY_READ
@@ -148,7 +152,7 @@ cdef struct EventCount:
 
 # What the queues of a volume serve. Written by the control plane, read by every reactor that has a queue of it.
 cdef struct BindingState:
-    int fd  # -1: null
+    int fd  # -1: null, or a target; of a target, the file that holds what it keeps, if any
     int fd_unaligned
     bint block_device
     bint read_only
@@ -173,6 +177,14 @@ cdef struct BindingState:
     EventCount events[EVENT_KINDS]
     uint32_t events_pending  # shared
     int event_fd
+    Target *target  # calls instead of file I/O; NULL: a file. This and what follows is its only reactor's
+    bint wants_work  # it was called, or said that there is more to do
+    Slot *sync_leader  # of the sync of its file that is under way
+    Slot *sync_covered  # those that began to wait before that sync did
+    Slot *sync_waiting  # those that came later, in order
+    Slot *sync_waiting_last
+    uint64_t sync_mark
+    uint32_t host_failed  # shared, latched: a sync of its file failed, and it must never hear of one that succeeded
 
 cdef struct Command
 
@@ -201,6 +213,8 @@ cdef struct QueueState:
     Slot *slots  # one per ring entry, found by head
     iovec *iov_pool  # IOV_LIMIT for each slot, touched only by requests of many pieces
     Command *stop_command
+    Slot *parts_first  # begun by a target, with more to do: one part in each turn of the loop
+    Slot *parts_last
     Slot *work_first  # waiting for a worker; under the pool's lock
     Slot *work_last
     QueueState *work_next
@@ -231,6 +245,10 @@ cdef struct Slot:
     uint32_t segment_count
     uint32_t segments_done  # by a worker, which takes long ones in parts
     uint64_t sectors_done  # of the next segment
+    uint8_t resume  # the stage before STAGE_ROOM or STAGE_READY
+    uint64_t ready_ns  # when a target's operations would be done on the real part; 0: at once
+    Slot *child  # among the delayed
+    TargetProgress progress  # a target's, of the next segment
     Segment segments[SEGMENT_LIMIT]
     iovec iov_inline[IOV_INLINE]
 
@@ -242,6 +260,7 @@ cdef enum:
     COMMAND_CALL
     COMMAND_ERROR
     COMMAND_ROUND  # nothing but a turn of the loop: what was shared before it is seen after it
+    COMMAND_RUN
     COMMAND_EXIT
 
 cdef struct Command:
@@ -252,6 +271,7 @@ cdef struct Command:
     char *available
     char *used
     int fd
+    Call *call
     Command *next
     sem_t done
 
@@ -307,6 +327,8 @@ cdef struct ReactorState:
     uint32_t dirty_count
     Slot *backlog  # waiting for a submission entry or a bounce buffer, the longest first
     Slot *backlog_last
+    Slot *delayed  # a heap (delayed_slots.pxd) of those whose time has not come
+    uint32_t work_next  # queue whose target was last at work for its own sake
     Slot *finished  # to be completed with `result` in this round: done in this thread, or never begun
     char *bounce_memory
     char *bounce_free[BOUNCE_BUFFERS]

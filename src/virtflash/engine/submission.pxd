@@ -12,13 +12,13 @@ from virtflash.engine.state cimport (
     IO_THREADS,
     OP_FLUSH,
     OP_READ,
-    STAGE_SYNC,
+    STAGE_DATA,
     BindingState,
     ReactorState,
     Slot,
 )
 from virtflash.engine.system cimport EAGAIN, ENOMEM, RWF_DSYNC
-from virtflash.engine.transfer_target cimport descriptor_for, is_transfer, is_unaligned, needs_bounce
+from virtflash.engine.transfer_target cimport descriptor_for, is_sync, is_transfer, is_unaligned, needs_bounce
 from virtflash.engine.uring cimport (
     IORING_FSYNC_DATASYNC,
     IOSQE_FIXED_FILE,
@@ -94,7 +94,7 @@ cdef inline void prepare_write(io_uring_sqe *entry, const Slot *slot, int fd) no
 cdef inline void prepare_entry(io_uring_sqe *entry, Slot *slot) noexcept nogil:
     cdef int index = slot.queue.file_unaligned_index if is_unaligned(slot) else slot.queue.file_index
     cdef int fd = index if index >= 0 else descriptor_for(slot)
-    if slot.stage == STAGE_SYNC:
+    if is_sync(slot):
         io_uring_prep_fsync(entry, fd, IORING_FSYNC_DATASYNC)
     elif slot.operation == OP_READ:
         prepare_read(entry, slot, fd)
@@ -115,9 +115,9 @@ cdef inline uint32_t injected_error(const Slot *slot) noexcept nogil:
     """The errno that stands in for this I/O, when a fault was ordered (`Binding.inject_fault`)."""
     cdef BindingState *binding = slot.queue.binding
     cdef uint32_t of_sync = load_relaxed_u32(&binding.injected[OP_FLUSH])
-    if slot.stage == STAGE_SYNC:
+    if slot.stage != STAGE_DATA:
         return of_sync
-    if slot.stable and of_sync:
+    if slot.stable and of_sync and binding.target == NULL:
         return of_sync
     return load_relaxed_u32(&binding.injected[slot.operation])
 
@@ -139,7 +139,7 @@ cdef inline bint begin_io(ReactorState *reactor, Slot *slot) noexcept nogil:
         if not bounce_take(reactor, slot):
             return False
         bounce_prepare(slot)
-    if reactor.io_path != IO_THREADS and (is_transfer(slot) or slot.stage == STAGE_SYNC):
+    if reactor.io_path != IO_THREADS and (is_transfer(slot) or is_sync(slot)):
         return submit_to_ring(reactor, slot)
     if not pool_submit(&reactor.pool, slot):
         finish_later(reactor, slot, -EAGAIN)

@@ -1,6 +1,7 @@
 """System calls and constants that Cython's own declarations lack."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from posix.time cimport timespec
 from posix.types cimport off_t
 from posix.uio cimport iovec
 
@@ -127,6 +128,7 @@ cdef extern from *:
         ENOMEM
         ENOSPC
         ENOTSOCK
+        EROFS
         EOPNOTSUPP
         EFD_CLOEXEC
         EFD_NONBLOCK
@@ -143,6 +145,7 @@ cdef extern from *:
         POLLIN
         POLLNVAL
         PR_SET_NAME
+        PR_SET_TIMERSLACK
         RWF_DSYNC
         RWF_NOWAIT
 
@@ -156,6 +159,7 @@ cdef extern from *:
     int fcntl(int fd, int command, ...) nogil
     int fdatasync(int fd) nogil
     int poll(pollfd *fds, unsigned long count, int timeout_ms) nogil
+    int ppoll(pollfd *fds, unsigned long count, const timespec *timeout, const void *signals) nogil
     int prctl(int option, ...) nogil
     ssize_t preadv2(int fd, const iovec *iov, int count, off_t offset, int flags) nogil
     ssize_t pwritev2(int fd, const iovec *iov, int count, off_t offset, int flags) nogil

@@ -2,11 +2,15 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from virtflash.engine.state cimport OP_READ, OP_WRITE, STAGE_SYNC, BindingState, Slot
+from virtflash.engine.state cimport OP_READ, OP_WRITE, STAGE_DATA, STAGE_ROOM, STAGE_SYNC, BindingState, Slot
 
 
 cdef inline bint is_transfer(const Slot *slot) noexcept nogil:
-    return slot.stage != STAGE_SYNC and (slot.operation == OP_READ or slot.operation == OP_WRITE)
+    return slot.stage == STAGE_DATA and (slot.operation == OP_READ or slot.operation == OP_WRITE)
+
+
+cdef inline bint is_sync(const Slot *slot) noexcept nogil:
+    return slot.stage == STAGE_SYNC or slot.stage == STAGE_ROOM
 
 
 cdef inline bint is_unaligned(const Slot *slot) noexcept nogil:

@@ -29,6 +29,10 @@ cdef extern from "liburing.h" nogil:
         uint64_t user_data
         int32_t res
 
+    cdef struct kernel_timespec "__kernel_timespec":
+        long long tv_sec
+        long long tv_nsec
+
     cdef struct io_uring:
         pass
 
@@ -46,6 +50,9 @@ cdef extern from "liburing.h" nogil:
     unsigned io_uring_sq_ready(const io_uring *ring)
     int io_uring_submit(io_uring *ring)
     int io_uring_submit_and_wait(io_uring *ring, unsigned wait)
+    int io_uring_submit_and_wait_timeout(
+        io_uring *ring, io_uring_cqe **cqe, unsigned wait, kernel_timespec *timeout, void *signals
+    )
     unsigned io_uring_peek_batch_cqe(io_uring *ring, io_uring_cqe **cqes, unsigned count)
     void io_uring_cq_advance(io_uring *ring, unsigned count)
     void io_uring_prep_read(io_uring_sqe *sqe, int fd, void *buffer, unsigned length, uint64_t offset)

@@ -7,6 +7,7 @@ whatever the front end sent (an eventfd, a pipe, a socket) and still holds: it m
 
 from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
+from posix.time cimport timespec
 from posix.uio cimport iovec
 
 from virtflash.engine.atomics cimport count_u64
@@ -25,8 +26,8 @@ from virtflash.engine.system cimport (
     POLLIN,
     POLLNVAL,
     RWF_NOWAIT,
-    poll,
     pollfd,
+    ppoll,
     preadv2,
     read,
     recv,
@@ -39,6 +40,9 @@ from virtflash.engine.uring cimport (
     io_uring_sqe_set_data,
     io_uring_sqe_set_flags,
 )
+
+cdef enum:
+    SECOND_NS = 1000000000
 
 # The low bits of an io_uring completion's user data tell what it is about; slots and queues are aligned to more.
 cdef enum:
@@ -155,8 +159,10 @@ cdef inline bint arm_all(ReactorState *reactor) noexcept nogil:
     return armed and reactor.mailbox_armed and reactor.pool_armed
 
 
-cdef inline void poll_all(ReactorState *reactor, pollfd *fds) noexcept nogil:
-    """Without io_uring: sleep until something happens. `fds` has room for every queue and two more."""
+cdef inline void poll_all(ReactorState *reactor, pollfd *fds, uint64_t limit_ns) noexcept nogil:
+    """Without io_uring: sleep until something happens, `limit_ns` at most; 0: without a limit. `fds` has room for every
+    queue and two more."""
+    cdef timespec limit
     cdef uint64_t count
     cdef uint32_t i
     for i in range(reactor.queue_count):
@@ -165,7 +171,8 @@ cdef inline void poll_all(ReactorState *reactor, pollfd *fds) noexcept nogil:
     fds[reactor.queue_count].fd = reactor.mailbox.event_fd
     fds[reactor.queue_count + 1].fd = reactor.pool.event_fd
     fds[reactor.queue_count].events = fds[reactor.queue_count + 1].events = POLLIN
-    if poll(fds, reactor.queue_count + 2, -1) <= 0:
+    limit.tv_sec, limit.tv_nsec = limit_ns // SECOND_NS, limit_ns % SECOND_NS
+    if ppoll(fds, reactor.queue_count + 2, &limit if limit_ns else NULL, NULL) <= 0:
         return
     for i in range(reactor.queue_count):
         if fds[i].revents:
