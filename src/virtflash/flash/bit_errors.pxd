@@ -66,9 +66,9 @@ cdef inline void count_errors(
     cdef uint32_t limit = device.physics.correctable_bits
     cdef uint32_t begin
     cdef uint32_t end
+    operation.worst_share = max(operation.worst_share, errors * 100 // max(limit, 1))
     if errors <= limit:
         operation.corrected_bits += errors
-        operation.worst_share = max(operation.worst_share, errors * 100 // limit if limit else 0)
         return
     begin = max(codeword * size, operation.offset) - operation.offset
     end = min((codeword + 1) * size, operation.offset + operation.length)

@@ -51,6 +51,7 @@ cdef struct Device:
     char *data
     uint64_t block_bytes
     bint lost_power
+    bint read_only
     bint seals  # pages get checksums, in case the host crashes
     uint8_t *reserved  # by block: the file has room for it, as far as we asked
     ErrorEstimate *estimates  # by block

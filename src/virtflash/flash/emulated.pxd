@@ -9,7 +9,6 @@ cdef class EmulatedFlash:
     cdef Chip chip
     cdef Device device  # `now_ns` may be set by the owner; the rest is the chip's
     cdef char *synced_copy  # of the image, as its disk would have it; NULL: not tracked
-    cdef bint read_only
     cdef readonly object superblock  # image.Superblock
     cdef readonly str profile_text
     cdef readonly str crashed  # what ended the use before: "no", "process" or "host"

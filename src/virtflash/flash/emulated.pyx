@@ -115,13 +115,9 @@ cdef int wipe_all(Device *device, FlashOperation *operation) noexcept nogil:
     return FLASH_OK
 
 
-cdef int obey(Device *device, FlashOperation *operation) noexcept nogil:
-    if device.lost_power:
-        return FLASH_POWER_LOST
-    if operation.block >= device.geometry.blocks:
-        return FLASH_MISUSE
-    if operation.kind == FLASH_READ:
-        return nor_read(device, operation) if device.geometry.kind == FLASH_NOR else nand_read(device, operation)
+cdef int change(Device *device, FlashOperation *operation) noexcept nogil:
+    if device.read_only:
+        return FLASH_NO_ROOM
     if operation.kind == FLASH_PROGRAM:
         return nor_program(device, operation) if device.geometry.kind == FLASH_NOR else nand_program(device, operation)
     if operation.kind == FLASH_ERASE:
@@ -129,10 +125,20 @@ cdef int obey(Device *device, FlashOperation *operation) noexcept nogil:
     if operation.kind == FLASH_MARK_BAD:
         device.blocks[operation.block].flags |= BLOCK_MARKED_BAD
         return FLASH_OK
+    return wipe_all(device, operation) if operation.kind == FLASH_PURGE else FLASH_MISUSE
+
+
+cdef int obey(Device *device, FlashOperation *operation) noexcept nogil:
+    if device.lost_power:
+        return FLASH_POWER_LOST
+    if operation.block >= device.geometry.blocks:
+        return FLASH_MISUSE
+    if operation.kind == FLASH_READ:
+        return nor_read(device, operation) if device.geometry.kind == FLASH_NOR else nand_read(device, operation)
     if operation.kind == FLASH_IS_BAD:
         operation.worst_share = 1 if device.blocks[operation.block].flags & BLOCK_BAD else 0
         return FLASH_OK
-    return wipe_all(device, operation) if operation.kind == FLASH_PURGE else FLASH_MISUSE
+    return change(device, operation)
 
 
 cdef void submit(Chip *chip, FlashOperation *operation) noexcept nogil:
@@ -279,7 +285,7 @@ cdef class EmulatedFlash:
         parts = image.open_image(path, crc32c, read_only=read_only)
         cdef EmulatedFlash self = cls()
         self.device.fd = parts.fd
-        self.read_only = read_only
+        self.device.read_only = read_only
         profile = profile_in(path, parts.profile_text)
         self.attach(path, parts.superblock, parts.profile_text, parts.endangers, profile)
         self.check_state(path)
@@ -311,7 +317,7 @@ cdef class EmulatedFlash:
         # Read-only, what changes stays here: a private copy of the few pages that do.
         base = mmap(
             NULL, self.device.mapped_bytes, PROT_READ | PROT_WRITE,
-            (MAP_PRIVATE if self.read_only else MAP_SHARED) | MAP_NORESERVE, self.device.fd, 0,
+            (MAP_PRIVATE if self.device.read_only else MAP_SHARED) | MAP_NORESERVE, self.device.fd, 0,
         )
         if base == MAP_FAILED:
             raise ImageError(f"{path}: cannot be mapped into memory: {strerror(errno).decode()}")
@@ -447,7 +453,7 @@ cdef class EmulatedFlash:
             good = good and state.flight_page < self.device.record_pages
         if not good:
             raise ImageError(f"{path}: its state is damaged; restore it from a copy")
-        if not self.read_only and not allocate(&self.device, 0, 0, HOST_PAGE_BYTES):
+        if not self.device.read_only and not allocate(&self.device, 0, 0, HOST_PAGE_BYTES):
             raise image.cannot_reserve(path, OSError(errno, strerror(errno).decode()))
         return 0
 
@@ -474,7 +480,7 @@ cdef class EmulatedFlash:
         if not state.in_flight:
             return
         cut_operation(&self.device, how)
-        if self.read_only or not state.host_sync:
+        if self.device.read_only or not state.host_sync:
             return
         self.sync_range(page_record(&self.device, block, 0), self.device.record_pages * self.device.record_bytes)
         self.sync_range(&self.device.blocks[block], sizeof(BlockRecord))
@@ -485,7 +491,7 @@ cdef class EmulatedFlash:
         cdef uint64_t begin = (<const char *>start - self.device.base) // HOST_PAGE_BYTES * HOST_PAGE_BYTES
         cdef uint64_t end = <const char *>start - self.device.base + size
         cdef int result
-        if self.read_only:
+        if self.device.read_only:
             return 0
         with nogil:
             result = msync(self.device.base + begin, end - begin, MS_SYNC)
@@ -500,7 +506,7 @@ cdef class EmulatedFlash:
         fd, self.device.fd = self.device.fd, -1
         self.device.lost_power = True
         try:
-            if not self.read_only:
+            if not self.device.read_only:
                 self.leave(fd)
         finally:
             fcntl.flock(fd, fcntl.LOCK_UN)  # the mapping would keep it locked
@@ -534,8 +540,9 @@ cdef class EmulatedFlash:
         cdef iovec piece
         cdef char[::1] data_view
         cdef char[::1] spare_view
-        size = self.page_bytes(block)
-        data = bytearray(max(size - offset, 0) if length is None else length)
+        if length is None:
+            length = max(self.page_bytes(block) - offset, 0)
+        data = bytearray(length)
         spare = bytearray(self.chip.geometry.spare_bytes)
         memset(&operation, 0, sizeof(operation))
         operation.kind, operation.block, operation.page = FLASH_READ, block, page
@@ -764,7 +771,7 @@ def profile_in(path, text):
 
 def blocks_for(path, profile, capacity_bytes, over_provisioning, unit_bytes):
     """How many blocks a part has that offers so much. Raises ImageError."""
-    from virtflash.ftl.sizing import raw_blocks
+    from virtflash.ftl.sizing import ChipSizes, raw_blocks
 
     if capacity_bytes is None:
         if profile.geometry.blocks:
@@ -772,8 +779,13 @@ def blocks_for(path, profile, capacity_bytes, over_provisioning, unit_bytes):
         raise ImageError(f"{path}: a part of this profile comes in any size: name a capacity")
     if over_provisioning is None:
         over_provisioning = profile.over_provisioning.default_percent
+    geometry = profile.geometry
+    sizes = ChipSizes(
+        "nor" if profile.part.kind == "nor" else "nand", geometry.page_bytes, geometry.pages_per_block,
+        geometry.slc_page_bytes, geometry.slc_pages_per_block,
+    )
     blocks = raw_blocks(
-        capacity_bytes, unit_bytes, profile.geometry, over_provisioning, profile.over_provisioning.reserve_percent
+        capacity_bytes, unit_bytes, sizes, over_provisioning, profile.over_provisioning.reserve_percent
     )
     if profile.geometry.blocks and blocks > profile.geometry.blocks:
         raise ImageError(
