@@ -3,6 +3,10 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from virtflash.backing.emulated_flash import EmulatedStorage
 
 SECTOR_BYTES = 512
 
@@ -15,7 +19,8 @@ class BackingError(Exception):
 class Backing:
     """An open backing and what it can. It owns its descriptors.
 
-    `fd` is -1 where nothing is kept. `fd_unaligned` takes what `fd` (O_DIRECT) cannot. A limit of 0 sectors: cannot.
+    `fd` is -1 where nothing is kept, or `flash` keeps it. `fd_unaligned` takes what `fd` (O_DIRECT) cannot. A limit
+    of 0 sectors: cannot.
     """
 
     description: str
@@ -40,6 +45,8 @@ class Backing:
     secure_erase_alignment_sectors: int = 1
     life_time_fd: int = -1  # of the kernel's attributes of an eMMC; -1: there are none that mean anything
     pre_eol_fd: int = -1
+    lifetime: bool = False  # is it told by the target?
+    flash: "EmulatedStorage | None" = field(default=None, repr=False)  # emulated here; its target is what is served
     measure: Callable[[], int] | None = field(default=None, repr=False)  # size in bytes, now
 
     def current_capacity(self) -> int:
@@ -47,6 +54,9 @@ class Backing:
         return self.capacity_sectors if self.measure is None else self.measure() // SECTOR_BYTES
 
     def close(self) -> None:
+        """OSError: what was written could not be kept; everything is closed all the same."""
+        if self.flash is not None:
+            self.flash.close()
         for fd in (self.fd, self.fd_unaligned, self.life_time_fd, self.pre_eol_fd):
             if fd >= 0:
                 os.close(fd)

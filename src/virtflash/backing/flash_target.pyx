@@ -1,0 +1,548 @@
+"""Emulated storage as a `Target`: a volatile cache on a flash translation layer."""
+
+from cpython.pycapsule cimport PyCapsule_New
+from libc.errno cimport EROFS
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+from posix.uio cimport iovec
+
+from virtflash.backing.flash_background cimport background_level
+from virtflash.backing.flash_cache cimport (
+    PART_BYTES,
+    as_result,
+    begin_call,
+    end_call,
+    flush_cache,
+    get,
+    put,
+    write_units,
+)
+from virtflash.backing.flash_change cimport change_range, refuses_writes, sanitize
+from virtflash.backing.flash_lifetime cimport lifetime_of
+from virtflash.backing.flash_state cimport SECTOR_BYTES, SECTOR_SHIFT, FlashState
+from virtflash.backing.iovec_cursor cimport Cursor
+from virtflash.backing.target cimport (
+    TARGET_DISCARD,
+    TARGET_MORE,
+    TARGET_SECURE_ERASE,
+    TARGET_SYNC,
+    TARGET_UNMAP_ZEROES,
+    TARGET_WRITE_ZEROES,
+    Call,
+    Target,
+    TargetProgress,
+)
+from virtflash.backing.write_cache cimport cache_data, cache_drop, cache_find, cache_free, cache_make
+from virtflash.flash.emulated cimport EmulatedFlash
+from virtflash.flash.physics cimport draw
+from virtflash.ftl.checkpoint cimport checkpoint_now
+from virtflash.ftl.state cimport FLAG_REFRESH, Ftl
+from virtflash.ftl.translation cimport (
+    Translation,
+    ftl_flush,
+    ftl_read,
+    ftl_sync_begins,
+    ftl_synced,
+    ftl_work,
+)
+
+import os
+
+DISCARD = TARGET_DISCARD
+WRITE_ZEROES = TARGET_WRITE_ZEROES
+UNMAP_ZEROES = TARGET_UNMAP_ZEROES
+SECURE_ERASE = TARGET_SECURE_ERASE
+
+# The calls of a Target
+
+
+cdef int32_t target_read(
+    void *self, uint64_t sector, const iovec *iov, uint32_t pieces, uint64_t bytes
+) noexcept nogil:
+    cdef FlashState *state = <FlashState *>self
+    cdef Cursor cursor
+    cdef uint64_t hits = state.counters.cache_hits
+    cdef int32_t result
+    cursor.piece, cursor.within = iov, 0
+    begin_call(state)
+    result = get(state, sector << SECTOR_SHIFT, &cursor, min(bytes, PART_BYTES))
+    if result > 0:
+        state.counters.bytes_read += <uint64_t>result
+    end_call(state, (state.counters.cache_hits - hits) * state.unit_bytes)
+    return result
+
+
+cdef int32_t target_write(
+    void *self, uint64_t sector, const iovec *iov, uint32_t pieces, uint64_t bytes
+) noexcept nogil:
+    cdef FlashState *state = <FlashState *>self
+    cdef Cursor cursor
+    cdef int32_t result
+    cdef int32_t flushed
+    if refuses_writes(state, sector, bytes >> SECTOR_SHIFT):
+        return -EROFS
+    cursor.piece, cursor.within = iov, 0
+    begin_call(state)
+    result = put(state, sector << SECTOR_SHIFT, &cursor, min(bytes, PART_BYTES))
+    if result > 0 and result != TARGET_SYNC:
+        if not state.cache_on:
+            flushed = flush_cache(state)
+            result = flushed if flushed else result
+        end_call(state, <uint64_t>max(result, 0))
+        state.counters.bytes_written += <uint64_t>max(result, 0)
+    return result
+
+
+cdef int32_t target_flush(void *self) noexcept nogil:
+    cdef FlashState *state = <FlashState *>self
+    cdef int32_t result
+    if state.read_only:
+        return 0
+    begin_call(state)
+    result = flush_cache(state)
+    if result == 0:
+        state.counters.flushes += 1
+    end_call(state, 0)
+    return result
+
+
+cdef int32_t target_change(
+    void *self, int kind, uint64_t sector, uint64_t sectors, TargetProgress *progress
+) noexcept nogil:
+    cdef FlashState *state = <FlashState *>self
+    cdef int32_t result
+    begin_call(state)
+    result = change_range(state, kind, sector, sectors, progress)
+    end_call(state, 0)
+    return result
+
+
+cdef int32_t target_lifetime(void *self, uint8_t *three) noexcept nogil:
+    cdef FlashState *state = <FlashState *>self
+    lifetime_of(state.ftl, state.slc_share, three)
+    return 0
+
+
+cdef uint64_t target_sync_begins(void *self) noexcept nogil:
+    return ftl_sync_begins((<FlashState *>self).ftl)
+
+
+cdef void target_synced(void *self, uint64_t mark) noexcept nogil:
+    ftl_synced((<FlashState *>self).ftl, mark)
+
+
+cdef bint target_work(void *self) noexcept nogil:
+    cdef FlashState *state = <FlashState *>self
+    cdef bint more
+    if state.read_only or not state.background:
+        return False
+    begin_call(state)
+    more = ftl_work(state.ftl)
+    end_call(state, 0)
+    return more
+
+
+cdef uint64_t target_ready_ns(void *self) noexcept nogil:
+    return (<FlashState *>self).ready_ns
+
+
+# The calls of Python, which run on the thread that owns the flash
+
+
+cdef enum:
+    CALL_READ
+    CALL_WRITE
+    CALL_WRITE_RELIABLY
+    CALL_FLUSH
+    CALL_CHANGE
+    CALL_SANITIZE
+    CALL_WORK
+    CALL_TIDY
+    CALL_LEVEL
+    CALL_SYNC_BEGINS
+    CALL_SYNCED
+    CALL_LIFETIME
+    CALL_PROTECT
+    CALL_LOSE_POWER
+
+cdef struct Request:
+    FlashState *state
+    int call
+    int kind  # of a change, of protection
+    uint64_t sector
+    uint64_t sectors
+    iovec piece
+    TargetProgress progress
+    uint64_t mark
+    uint8_t three[3]
+    int32_t result
+
+
+cdef int32_t write_reliably(FlashState *state, Request *request) noexcept nogil:
+    """Past the cache: when it completes, the units are on the flash, each as a whole."""
+    cdef uint32_t unit = <uint32_t>(request.sector // state.unit_sectors)
+    cdef uint32_t end
+    cdef char *data
+    cdef int status
+    cdef int32_t taken = target_write(state, request.sector, &request.piece, 1, request.piece.iov_len)
+    if taken <= 0 or taken == TARGET_SYNC:
+        return taken
+    end = <uint32_t>((request.sector * SECTOR_BYTES + <uint64_t>taken - 1) // state.unit_bytes) + 1
+    while unit < end:
+        data = cache_find(&state.cache, unit)
+        if data != NULL:
+            status = write_units(state, 1, &unit, &data, True)
+            if status:
+                return as_result(status)
+            cache_drop(&state.cache, unit)
+        unit += 1
+    status = as_result(ftl_flush(state.ftl))
+    return status if status else taken
+
+
+cdef void keep_partly(FlashState *state, uint32_t unit, char *data, uint64_t *random) noexcept nogil:
+    """What a cut in the middle of writing a unit leaves: some sectors new, some old."""
+    cdef uint64_t chosen = draw(random)
+    cdef char *mixed = state.scratch
+    cdef uint32_t i
+    if ftl_read(state.ftl, unit, 0, state.unit_bytes, mixed):
+        return
+    for i in range(state.unit_sectors):
+        if chosen >> (i % 64) & 1:
+            memcpy(mixed + i * SECTOR_BYTES, data + i * SECTOR_BYTES, SECTOR_BYTES)
+    write_units(state, 1, &unit, &mixed, True)
+
+
+cdef void lose_power(FlashState *state, uint64_t random) noexcept nogil:
+    """Without its supply: some units reach the flash, in any order, whole or partly; the rest is gone."""
+    cdef uint32_t unit
+    cdef uint32_t at
+    cdef char *data
+    cdef uint64_t fate
+    while state.cache.held:
+        at = state.cache.oldest
+        for _ in range(<uint32_t>(draw(&random) % state.cache.held)):
+            at = state.cache.place[at].newer
+        unit, data = state.cache.place[at].unit, cache_data(&state.cache, at)
+        fate = draw(&random) % 4
+        if fate == 0:
+            write_units(state, 1, &unit, &data, True)
+        elif fate == 1:
+            keep_partly(state, unit, data, &random)
+        cache_drop(&state.cache, unit)
+
+
+cdef int32_t tidy(FlashState *state) noexcept nogil:
+    """What the next start would have to do is done now: a checkpoint that nothing follows."""
+    cdef int32_t result = 0 if state.read_only else flush_cache(state)
+    if result or state.read_only or state.ftl.exhausted:
+        return result
+    return as_result(checkpoint_now(state.ftl, True))
+
+
+cdef void set_protection(FlashState *state, uint64_t group, uint8_t kind) noexcept nogil:
+    if state.protection.groups[group]:
+        state.protection.in_force -= 1
+    if kind:
+        state.protection.in_force += 1
+    state.protection.groups[group] = kind
+
+
+cdef void perform_rare(Request *request) noexcept nogil:
+    cdef FlashState *state = request.state
+    request.result = 0
+    if request.call == CALL_WORK:
+        request.result = not state.read_only and ftl_work(state.ftl)
+    elif request.call == CALL_TIDY:
+        request.result = tidy(state)
+    elif request.call == CALL_LEVEL:
+        request.result = background_level(state.ftl)
+    elif request.call == CALL_SYNC_BEGINS:
+        request.mark = ftl_sync_begins(state.ftl)
+    elif request.call == CALL_SYNCED:
+        ftl_synced(state.ftl, request.mark)
+    elif request.call == CALL_LIFETIME:
+        target_lifetime(state, request.three)
+    elif request.call == CALL_PROTECT:
+        set_protection(state, request.sector, <uint8_t>request.kind)
+    elif request.call == CALL_LOSE_POWER:
+        lose_power(state, request.mark)
+
+
+cdef void perform(void *argument) noexcept nogil:
+    """One call, on the owner's thread."""
+    cdef Request *request = <Request *>argument
+    cdef FlashState *state = request.state
+    state.target.now_ns = 0  # whoever asks here waits for no real part; the chip looks at the clock itself
+    if request.call == CALL_READ:
+        request.result = target_read(state, request.sector, &request.piece, 1, request.piece.iov_len)
+    elif request.call == CALL_WRITE:
+        request.result = target_write(state, request.sector, &request.piece, 1, request.piece.iov_len)
+    elif request.call == CALL_WRITE_RELIABLY:
+        request.result = write_reliably(state, request)
+    elif request.call == CALL_FLUSH:
+        request.result = target_flush(state)
+    elif request.call == CALL_CHANGE:
+        request.result = target_change(state, request.kind, request.sector, request.sectors, &request.progress)
+    elif request.call == CALL_SANITIZE:
+        request.result = sanitize(state, &request.progress.stage)
+    else:
+        perform_rare(request)
+
+
+cdef class FlashTarget:
+    """See flash_target.pyi."""
+
+    cdef FlashState state
+    cdef readonly Translation translation
+    cdef readonly object capsule  # for the engine: a Target
+    cdef public object owner  # runs a call, a capsule, on the thread that owns the flash; None: whoever calls owns it
+
+    def __cinit__(self):
+        memset(&self.state, 0, sizeof(FlashState))
+
+    def __init__(
+        self,
+        Translation translation not None,
+        *,
+        uint64_t user_sectors,
+        uint64_t cache_bytes=0,
+        int sync_fd=-1,
+        uint64_t bus_ns_per_kib=0,
+        uint64_t protection_group_sectors=0,
+        double slc_share=0,
+        bint read_only=False,
+    ):
+        cdef FlashState *state = &self.state
+        if self.translation is not None:
+            raise ValueError("a target is made once")
+        state.ftl = &translation.ftl
+        state.unit_bytes, state.unit_sectors = state.ftl.unit_bytes, state.ftl.unit_bytes // SECTOR_BYTES
+        state.frame_units = translation.frame_units()
+        state.sectors = <uint64_t>state.ftl.units * state.unit_sectors
+        state.user_sectors = user_sectors
+        if not 0 < user_sectors <= state.sectors:
+            raise ValueError(f"{user_sectors} sectors of {state.sectors} that the flash has")
+        state.cache_on = state.background = True
+        state.read_only = read_only
+        state.chip_now_ns = &(<EmulatedFlash?>translation.device).device.now_ns
+        state.bus_ns_per_kib, state.slc_share = bus_ns_per_kib, slc_share
+        self._make_memory(cache_bytes, protection_group_sectors)
+        self._make_target(sync_fd)
+        self.translation = translation
+
+    cdef int _make_memory(self, uint64_t cache_bytes, uint64_t protection_group_sectors) except -1:
+        """At least two frames of cache: one is filled while the other is written."""
+        cdef FlashState *state = &self.state
+        cdef uint64_t units = cache_bytes // state.unit_bytes + 2 * state.frame_units
+        state.protection.group_sectors = protection_group_sectors or state.user_sectors
+        state.protection.count = (state.user_sectors - 1) // state.protection.group_sectors + 1
+        state.protection.groups = <uint8_t *>calloc(state.protection.count, 1)
+        state.scratch = <char *>calloc(1, state.unit_bytes)
+        if not cache_make(&state.cache, state.unit_bytes, <uint32_t>units):
+            raise MemoryError
+        if state.protection.groups == NULL or state.scratch == NULL:
+            raise MemoryError
+        return 0
+
+    cdef int _make_target(self, int sync_fd) except -1:
+        cdef Target *target = &self.state.target
+        target.self, target.sync_fd = &self.state, sync_fd
+        target.read, target.write, target.flush, target.change = target_read, target_write, target_flush, target_change
+        target.lifetime, target.work, target.ready_ns = target_lifetime, target_work, target_ready_ns
+        target.sync_begins, target.synced = target_sync_begins, target_synced
+        self.capsule = PyCapsule_New(target, "virtflash.backing.Target", NULL)
+        return 0
+
+    def __dealloc__(self):
+        cache_free(&self.state.cache)
+        free(self.state.protection.groups)
+        free(self.state.scratch)
+
+    # Running on the owner's thread
+
+    cdef int _once(self, int call, Request *request) except -1:
+        cdef Call run
+        request.state, request.call = &self.state, call
+        run.function, run.argument = perform, request
+        if self.owner is None:
+            with nogil:
+                perform(request)
+        else:
+            self.owner(PyCapsule_New(&run, "virtflash.engine.Call", NULL))
+        if request.result < 0:
+            raise OSError(-request.result, os.strerror(-request.result))
+        return 0
+
+    cdef int _sync(self) except -1:
+        """The host's disk comes up with what was programmed before this."""
+        cdef Request request
+        memset(&request, 0, sizeof(request))
+        self._once(CALL_SYNC_BEGINS, &request)
+        if self.state.target.sync_fd >= 0:
+            os.fdatasync(self.state.target.sync_fd)
+        return self._once(CALL_SYNCED, &request)
+
+    cdef int _run(self, int call, Request *request) except -1:
+        """Until all of it is done. Other requests have their turn in between."""
+        while True:
+            self._once(call, request)
+            if request.result == TARGET_SYNC:
+                self._sync()
+            elif request.result != TARGET_MORE:
+                return 0
+
+    cdef int _transfer(self, int call, uint64_t sector, const void *data, uint64_t bytes) except -1:
+        cdef Request request
+        memset(&request, 0, sizeof(request))
+        request.sector = sector
+        request.piece.iov_base, request.piece.iov_len = <void *>data, bytes
+        while request.piece.iov_len:
+            self._once(call, &request)
+            if request.result == TARGET_SYNC:
+                self._sync()
+                continue
+            request.sector += <uint64_t>request.result >> SECTOR_SHIFT
+            request.piece.iov_base = <char *>request.piece.iov_base + request.result
+            request.piece.iov_len -= <size_t>request.result
+        return 0
+
+    cdef int _check(self, uint64_t sector, uint64_t sectors) except -1:
+        if sectors > self.state.sectors or sector > self.state.sectors - sectors:
+            raise ValueError(f"{sectors} sectors at {sector}: the flash has {self.state.sectors}")
+        return 0
+
+    # What Python may ask
+
+    def read(self, uint64_t sector, uint64_t sectors):
+        self._check(sector, sectors)
+        data = bytearray(sectors << SECTOR_SHIFT)
+        self._transfer(CALL_READ, sector, <char *>data, sectors << SECTOR_SHIFT)
+        return bytes(data)
+
+    def write(self, uint64_t sector, const uint8_t[::1] data not None, *, bint reliable=False):
+        if data.shape[0] % SECTOR_BYTES:
+            raise ValueError(f"{data.shape[0]} bytes are no whole number of sectors")
+        self._check(sector, data.shape[0] >> SECTOR_SHIFT)
+        if data.shape[0]:
+            self._transfer(CALL_WRITE_RELIABLY if reliable else CALL_WRITE, sector, &data[0], data.shape[0])
+
+    def change(self, int kind, uint64_t sector, uint64_t sectors):
+        cdef Request request
+        self._check(sector, sectors)
+        memset(&request, 0, sizeof(request))
+        request.kind, request.sector, request.sectors = kind, sector, sectors
+        self._run(CALL_CHANGE, &request)
+
+    def flush(self):
+        self._simply(CALL_FLUSH)
+        if self.state.target.sync_fd >= 0:
+            self._sync()
+
+    def tidy(self):
+        self._simply(CALL_TIDY)
+        if self.state.target.sync_fd >= 0:
+            self._sync()
+
+    def background_level(self):
+        return self._simply(CALL_LEVEL)
+
+    def sanitize(self):
+        self._simply(CALL_SANITIZE)
+
+    def work(self):
+        return self._simply(CALL_WORK) != 0
+
+    cdef int _simply(self, int call) except -1:
+        cdef Request request
+        memset(&request, 0, sizeof(request))
+        self._run(call, &request)
+        return request.result
+
+    def lifetime(self):
+        cdef Request request
+        memset(&request, 0, sizeof(request))
+        self._run(CALL_LIFETIME, &request)
+        return request.three[0], request.three[1], request.three[2]
+
+    def protect(self, uint64_t group, uint8_t kind):
+        cdef Request request
+        if group >= self.state.protection.count:
+            raise ValueError(f"write protection group {group}: there are {self.state.protection.count}")
+        memset(&request, 0, sizeof(request))
+        request.sector, request.kind = group, kind
+        self._run(CALL_PROTECT, &request)
+
+    def protection(self):
+        return bytes(self.state.protection.groups[: self.state.protection.count])
+
+    def lose_power(self, uint64_t random):
+        cdef Request request
+        memset(&request, 0, sizeof(request))
+        request.mark = random
+        self._run(CALL_LOSE_POWER, &request)
+
+    @property
+    def user_sectors(self):
+        return self.state.user_sectors
+
+    @property
+    def sectors(self):
+        return self.state.sectors
+
+    @property
+    def unit_bytes(self):
+        return self.state.unit_bytes
+
+    @property
+    def frame_bytes(self):
+        return self.state.frame_units * self.state.unit_bytes
+
+    @property
+    def cache_bytes(self):
+        return self.state.cache.places * self.state.unit_bytes
+
+    @property
+    def cached_units(self):
+        return self.state.cache.held
+
+    @property
+    def cache_on(self):
+        return self.state.cache_on
+
+    @cache_on.setter
+    def cache_on(self, bint value):
+        self.state.cache_on = value
+
+    @property
+    def background(self):
+        return self.state.background
+
+    @background.setter
+    def background(self, bint value):
+        self.state.background = value
+
+    def condition(self):
+        cdef Ftl *ftl = self.state.ftl
+        cdef uint32_t block
+        cdef uint32_t refresh = 0
+        for block in range(ftl.blocks):
+            refresh += (ftl.flags[block] & FLAG_REFRESH) != 0
+        return {
+            "blocks": ftl.blocks,
+            "free_blocks": ftl.free_blocks,
+            "bad_blocks": ftl.bad_blocks,
+            "factory_bad_blocks": ftl.first_bad,
+            "spare_blocks": ftl.reserve_blocks,
+            "blocks_to_refresh": refresh,
+            "read_only": bool(ftl.read_only),
+            "exhausted": bool(ftl.exhausted),
+            "power_lost": bool(ftl.lost_power),
+        }
+
+    def counters(self):
+        return dict(self.state.counters)
+
+    def translation_counters(self):
+        return dict(self.state.ftl.counters)
