@@ -15,6 +15,7 @@ from virtflash.ftl.refresh cimport block_to_refresh
 from virtflash.ftl.safety cimport safe_sequence
 from virtflash.ftl.state cimport (
     BLOCK_CLOSED,
+    FLAG_ASIDE,
     FLAG_META,
     FLAG_REFRESH,
     FLAG_RETIRE,
@@ -60,7 +61,7 @@ cdef inline uint32_t block_to_collect(const Ftl *ftl) noexcept nogil:
     cdef uint32_t best = NO_BLOCK
     cdef uint32_t block
     for block in range(ftl.blocks):
-        if ftl.use[block] != BLOCK_CLOSED or ftl.flags[block] & FLAG_META:
+        if ftl.use[block] != BLOCK_CLOSED or ftl.flags[block] & (FLAG_META | FLAG_ASIDE):
             continue
         if only_slc and not ftl.flags[block] & FLAG_SLC:
             continue

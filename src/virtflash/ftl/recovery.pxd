@@ -7,10 +7,11 @@ that cannot be read now, but perhaps can be later, are older than its start and 
 
 from libc.errno cimport EIO, ENOMEM
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport qsort, realloc
+from libc.stdlib cimport free, malloc, qsort, realloc
 from libc.string cimport memcpy, memset
 
 from virtflash.flash.chip cimport FLASH_ERASED, FLASH_IS_BAD, FLASH_OK, FLASH_POWER_LOST
+from virtflash.ftl.allocation cimport RESERVED_BLOCKS
 from virtflash.ftl.append cimport append_units
 from virtflash.ftl.checkpoint cimport (
     FORMAT_VERSION,
@@ -23,6 +24,7 @@ from virtflash.ftl.checkpoint cimport (
     table_entries,
     table_slices,
 )
+from virtflash.ftl.collection cimport choose_collection, move_frame
 from virtflash.ftl.frame cimport (
     FRAME_DATA,
     FRAME_END,
@@ -47,11 +49,13 @@ from virtflash.ftl.state cimport (
     BLOCK_CLOSED,
     BLOCK_FREE,
     BLOCK_OPEN,
+    FLAG_ASIDE,
     FLAG_META,
     FLAG_REFRESH,
     FLAG_RETIRE,
     FLAG_SLC,
     FRAME_UNITS_MAX,
+    MOVE_NONE,
     NO_BLOCK,
     STREAM_COLD,
     STREAM_COUNT,
@@ -68,17 +72,23 @@ cdef enum:
     SEQUENCE_GAP = 1024  # frames that were in flight and cannot be read have numbers below this much more
     NO_CHECKPOINT = 0
     FOUND_NOTHING = 0x20000
+    LEAST_BLOCKS = 3
     FOUND_NONSENSE = 0x20001
 
+# A frame to be replayed. Of one that was in flight: what it held when it was read, since it may not read so again.
 cdef struct Found:
     uint64_t sequence
     uint32_t block
     uint32_t frame
+    bint suspect
+    char *kept
+    FrameRecord record
 
 # What a mount knows before it has put it together.
 cdef struct Recovery:
     uint64_t *first  # by block: sequence number of the first frame whose record can be read; 0: none
     uint8_t *meta  # by block: its frames are metadata
+    uint8_t *needed  # by block: metadata of the checkpoint taken, or trims since its start
     uint64_t start  # of the checkpoint taken
     uint64_t end_sequence
     uint32_t end_block
@@ -88,8 +98,8 @@ cdef struct Recovery:
     uint64_t count
     uint64_t room
     uint64_t newest  # sequence number of any record that can be read
-    uint64_t suspect  # of the newest frame that can be read whole
     bint clean
+    bint sure  # the END taken stays readable
     uint32_t torn  # frames that could not be read
 
 
@@ -107,7 +117,10 @@ cdef inline int note_found(Recovery *recovery, uint64_t sequence, uint32_t block
         if larger == NULL:
             return -ENOMEM
         recovery.found = larger
-    recovery.found[recovery.count] = Found(sequence, block, frame)
+    memset(&recovery.found[recovery.count], 0, sizeof(Found))
+    recovery.found[recovery.count].sequence = sequence
+    recovery.found[recovery.count].block = block
+    recovery.found[recovery.count].frame = frame
     recovery.count += 1
     return 0
 
@@ -250,6 +263,7 @@ cdef inline void load_frame(Ftl *ftl, Recovery *recovery, uint32_t block, uint32
         return
     if read_payload(ftl, block, frame) != FLASH_OK:
         return
+    recovery.needed[block] = True
     if kind_of(&record) == FRAME_MAP and record.header.argument < map_slices(ftl):
         load_map_slice(ftl, record.header.argument)
         loaded[0] += 1
@@ -289,6 +303,7 @@ cdef inline bint load_checkpoint(Ftl *ftl, Recovery *recovery) noexcept nogil:
 cdef inline void forget_checkpoint(Ftl *ftl, Recovery *recovery) noexcept nogil:
     cdef uint32_t block
     recovery.start = NO_CHECKPOINT
+    memset(recovery.needed, 0, ftl.blocks)
     memset(&recovery.end, 0, sizeof(EndPayload))
     memset(ftl.map, 0xff, <uint64_t>ftl.units * 4)
     for block in range(ftl.blocks):
@@ -341,6 +356,7 @@ cdef inline int scan_block(Ftl *ftl, Recovery *recovery, uint32_t block) noexcep
         if record.header.sequence > recovery.newest:
             recovery.newest = record.header.sequence
         if record.header.sequence >= recovery.start:
+            recovery.needed[block] |= kind_of(&record) == FRAME_TRIM
             status = note_found(recovery, record.header.sequence, block, frame)
             if status:
                 return status
@@ -359,30 +375,58 @@ cdef inline int scan_blocks(Ftl *ftl, Recovery *recovery) noexcept nogil:
     return 0
 
 
-cdef inline bint is_readable(Ftl *ftl, uint32_t block, uint32_t frame) noexcept nogil:
-    """All of a frame, not only its record."""
+cdef inline bint read_frame(Ftl *ftl, uint32_t block, uint32_t frame, char *into) noexcept nogil:
+    """All of a frame, not only its record. False: it cannot be read."""
     cdef FrameLayout *layout = layout_of(ftl, block)
     cdef uint32_t i
     for i in range(layout.units):
-        if read_slot(ftl, block, frame * layout.units + i, 0, ftl.unit_bytes, ftl.frame_buffer, NULL) != FLASH_OK:
+        if read_slot(ftl, block, frame * layout.units + i, 0, ftl.unit_bytes, into + i * ftl.unit_bytes, NULL):
             return False
     return True
 
 
-cdef inline bint is_suspect(Ftl *ftl, const Recovery *recovery, const Found *found) noexcept nogil:
-    """May this frame have been in flight when the power went, or been endangered by one that was?
-
-    `suspect` is the newest frame that can be read whole: what follows it was torn, perhaps by a cut of a recovery.
-    """
-    if recovery.clean:
+cdef inline bint keep_frame(Ftl *ftl, Found *found) noexcept nogil:
+    """Read a suspect frame, and keep what it holds. False: it cannot be read."""
+    found.kept = <char *>malloc(layout_of(ftl, found.block).units * ftl.unit_bytes)
+    if found.kept == NULL:
         return False
-    if found.sequence >= recovery.suspect:
-        return True
+    if read_record(ftl, found.block, found.frame, &found.record) == FLASH_OK:
+        if read_frame(ftl, found.block, found.frame, found.kept):
+            return True
+    free(found.kept)
+    found.kept = NULL
+    return False
+
+
+cdef inline bint is_endangered(Ftl *ftl, const Found *found) noexcept nogil:
+    """May it have been endangered by a frame that was in flight?"""
     return (
         ftl.partner != NULL
         and not ftl.flags[found.block] & FLAG_SLC
         and found.frame + ftl.chip.geometry.pair_distance + 1 >= ftl.written[found.block]
     )
+
+
+cdef inline bint ends_a_run(const Recovery *recovery, uint64_t i) noexcept nogil:
+    """Was this the last frame before a power cut? Then a recovery's gap follows it, or nothing."""
+    return i + 1 == recovery.count or recovery.found[i + 1].sequence > recovery.found[i].sequence + SEQUENCE_GAP // 2
+
+
+cdef inline void mark_suspects(Ftl *ftl, Recovery *recovery) noexcept nogil:
+    """Which frames may have been in flight: before each cut, also those of earlier recoveries, the last one that can be
+    read whole, and what follows it."""
+    cdef uint64_t i = recovery.count
+    cdef Found *found
+    cdef bint suspect = False
+    if recovery.clean:
+        return
+    while i:
+        i -= 1
+        found = &recovery.found[i]
+        suspect = suspect or ends_a_run(recovery, i)
+        found.suspect = suspect or is_endangered(ftl, found)
+        if suspect and read_frame(ftl, found.block, found.frame, ftl.frame_buffer):
+            suspect = False
 
 
 cdef inline void replay_data(Ftl *ftl, uint32_t block, uint32_t frame, const FrameRecord *record) noexcept nogil:
@@ -407,20 +451,11 @@ cdef inline void replay_trims(Ftl *ftl, uint32_t block, uint32_t frame, uint32_t
             ftl.map[unit] = <uint32_t>(UNIT_LOST if ranges[i].lost else UNIT_UNMAPPED)
 
 
-cdef inline void find_suspect(Ftl *ftl, Recovery *recovery) noexcept nogil:
-    cdef uint64_t i = recovery.count
-    while i:
-        i -= 1
-        recovery.suspect = recovery.found[i].sequence
-        if is_readable(ftl, recovery.found[i].block, recovery.found[i].frame):
-            return
-
-
 cdef inline void replay(Ftl *ftl, Recovery *recovery) noexcept nogil:
     cdef FrameRecord record
     cdef Found *found
     cdef uint64_t i
-    find_suspect(ftl, recovery)
+    mark_suspects(ftl, recovery)
     for i in range(recovery.count):
         found = &recovery.found[i]
         if read_record(ftl, found.block, found.frame, &record) != FLASH_OK:
@@ -428,10 +463,9 @@ cdef inline void replay(Ftl *ftl, Recovery *recovery) noexcept nogil:
         if kind_of(&record) == FRAME_TRIM:
             replay_trims(ftl, found.block, found.frame, record.header.argument)
         elif kind_of(&record) == FRAME_DATA:
-            if is_suspect(ftl, recovery, found) and not is_readable(ftl, found.block, found.frame):
-                found.sequence = 0  # it was never completed
+            if found.suspect and not keep_frame(ftl, found):
                 recovery.torn += 1
-                continue
+                continue  # it was never completed
             replay_data(ftl, found.block, found.frame, &record)
 
 
@@ -454,13 +488,23 @@ cdef inline bint map_is_sane(const Ftl *ftl) noexcept nogil:
     return True
 
 
+cdef inline bint end_is_sure(const Recovery *recovery) noexcept nogil:
+    """Was the END that was taken complete, rather than in flight when the power went? Then another frame followed it,
+    or the gap that a recovery leaves did not."""
+    cdef uint64_t i
+    for i in range(recovery.count):
+        if recovery.found[i].sequence > recovery.end_sequence:
+            return recovery.found[i].sequence < recovery.end_sequence + SEQUENCE_GAP
+    return recovery.clean
+
+
 cdef inline void settle_block(Ftl *ftl, Recovery *recovery, uint32_t block) noexcept nogil:
     """What a block is used for, now that the map is known."""
     if ftl.use[block] == BLOCK_BAD:
         ftl.flags[block] = 0
         return
     ftl.use[block] = BLOCK_FREE
-    if recovery.meta[block] and recovery.first[block]:
+    if recovery.meta[block] and recovery.first[block] and (recovery.needed[block] or not recovery.sure):
         ftl.use[block] = BLOCK_CLOSED
         ftl.flags[block] |= FLAG_META
     elif ftl.valid[block]:
@@ -531,22 +575,17 @@ cdef inline bint ended_clean(Ftl *ftl, const Recovery *recovery) noexcept nogil:
 
 
 cdef inline int rewrite_frame(Ftl *ftl, const Found *found) noexcept nogil:
-    """Write what is valid in a frame anew, elsewhere."""
+    """Write what is valid in a suspect frame anew, elsewhere, as it was read."""
     cdef FrameLayout *layout = layout_of(ftl, found.block)
-    cdef FrameRecord record
     cdef uint32_t units[FRAME_UNITS_MAX]
     cdef char *data[FRAME_UNITS_MAX]
     cdef uint32_t base = found.block * ftl.block_units + found.frame * layout.units
     cdef uint32_t count = 0
     cdef uint32_t i
-    if read_record(ftl, found.block, found.frame, &record) != FLASH_OK or kind_of(&record) != FRAME_DATA:
-        return 0
     for i in range(layout.units):
-        if record.words[i] >= ftl.units or ftl.map[record.words[i]] != base + i:
-            continue
-        units[count] = record.words[i]
-        data[count] = ftl.frame_buffer + count * ftl.unit_bytes
-        if read_slot(ftl, found.block, base % ftl.block_units + i, 0, ftl.unit_bytes, data[count], NULL) == FLASH_OK:
+        if found.record.words[i] < ftl.units and ftl.map[found.record.words[i]] == base + i:
+            units[count] = found.record.words[i]
+            data[count] = found.kept + i * ftl.unit_bytes
             count += 1
     if count == 0:
         return 0
@@ -557,11 +596,35 @@ cdef inline int rewrite_suspects(Ftl *ftl, Recovery *recovery) noexcept nogil:
     cdef uint64_t i
     cdef int result
     for i in range(recovery.count):
-        if recovery.found[i].sequence and is_suspect(ftl, recovery, &recovery.found[i]):
+        if recovery.found[i].kept != NULL:
             result = rewrite_frame(ftl, &recovery.found[i])
             if result:
                 return result
     return 0
+
+
+cdef inline void set_aside(Ftl *ftl, Recovery *recovery, bint aside) noexcept nogil:
+    """Blocks with suspect frames are not collected: what was kept of them is surer than what is read again."""
+    cdef uint64_t i
+    for i in range(recovery.count):
+        if recovery.found[i].kept == NULL:
+            continue
+        if aside:
+            ftl.flags[recovery.found[i].block] |= FLAG_ASIDE
+        else:
+            ftl.flags[recovery.found[i].block] &= ~<uint8_t>FLAG_ASIDE
+
+
+cdef inline int make_space(Ftl *ftl, uint32_t blocks) noexcept nogil:
+    """Recoveries that were cut themselves have each taken a block or two. 0, or why there is no more space."""
+    cdef int result = 0
+    while ftl.free_blocks < blocks and not result:
+        if ftl.move.why == MOVE_NONE:
+            choose_collection(ftl)
+        if ftl.move.why == MOVE_NONE:
+            return 0
+        result = move_frame(ftl)
+    return result
 
 
 cdef inline void adopt_end(Ftl *ftl, const Recovery *recovery) noexcept nogil:
@@ -579,6 +642,8 @@ cdef inline int put_together(Ftl *ftl, Recovery *recovery) noexcept nogil:
     if not map_is_sane(ftl):
         return FOUND_NONSENSE
     count_valid(ftl)
+    recovery.needed[recovery.end_block] |= recovery.start != NO_CHECKPOINT
+    recovery.sure = end_is_sure(recovery)
     for block in range(ftl.blocks):
         settle_block(ftl, recovery, block)
     adopt_end(ftl, recovery)
@@ -592,10 +657,22 @@ cdef inline int make_durable(Ftl *ftl, Recovery *recovery) noexcept nogil:
     cdef int result
     ftl.sequence += SEQUENCE_GAP
     ftl.synced = ftl.sequence  # the image was synced before it was mounted
-    result = rewrite_suspects(ftl, recovery)
-    if result:
-        return result
-    return checkpoint_now(ftl, False)
+    set_aside(ftl, recovery, True)
+    result = make_space(ftl, LEAST_BLOCKS)
+    set_aside(ftl, recovery, False)
+    if result == 0:
+        result = rewrite_suspects(ftl, recovery)
+    if result == 0:
+        result = make_space(ftl, RESERVED_BLOCKS)
+    return result if result else checkpoint_now(ftl, False)
+
+
+cdef inline void end_recovery(Recovery *recovery) noexcept nogil:
+    """Free what it gathered."""
+    cdef uint64_t i
+    for i in range(recovery.count):
+        free(recovery.found[i].kept)
+    free(recovery.found)
 
 
 cdef inline int recover(Ftl *ftl, Recovery *recovery, bint may_write) noexcept nogil:

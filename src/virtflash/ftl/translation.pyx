@@ -33,7 +33,7 @@ from virtflash.ftl.frame cimport (
 )
 from virtflash.ftl.idle_work cimport work_step
 from virtflash.ftl.purge cimport EVERYTHING, purge
-from virtflash.ftl.recovery cimport FOUND_NONSENSE, FOUND_NOTHING, Recovery, recover
+from virtflash.ftl.recovery cimport FOUND_NONSENSE, FOUND_NOTHING, Recovery, end_recovery, recover
 from virtflash.ftl.refresh cimport mark_for_refresh, note_read, patrol_step
 from virtflash.ftl.safety cimport pad_exposed
 from virtflash.ftl.state cimport *  # every structure and constant: this is their home in Python
@@ -171,15 +171,17 @@ cdef class Translation:
         memset(&recovery, 0, sizeof(Recovery))
         recovery.first = <uint64_t *>calloc(self.ftl.blocks, sizeof(uint64_t))
         recovery.meta = <uint8_t *>calloc(self.ftl.blocks, 1)
+        recovery.needed = <uint8_t *>calloc(self.ftl.blocks, 1)
         try:
-            if recovery.first == NULL or recovery.meta == NULL:
+            if recovery.first == NULL or recovery.meta == NULL or recovery.needed == NULL:
                 raise MemoryError
             with nogil:
                 result = recover(&self.ftl, &recovery, may_write)
         finally:
             free(recovery.first)
             free(recovery.meta)
-            free(recovery.found)
+            free(recovery.needed)
+            end_recovery(&recovery)
         self.clean = recovery.clean
         self.torn_frames = recovery.torn
         self.replayed_frames = recovery.count

@@ -1,0 +1,246 @@
+"""A translation layer against a dictionary, with the power cut wherever one likes.
+
+After a cut each unit has to be its last flushed version or one written later, a trimmed and unflushed one either; what
+a mount shows stays so at every later mount. A unit's content says which unit and which version it is, in every byte.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from virtflash.flash.emulated import EmulatedFlash
+from virtflash.ftl.translation import Translation
+
+UNIT_BYTES = 512
+ZEROES = bytes(UNIT_BYTES)
+PROGRAM_OUTCOMES = 10  # of `how`: five of the page itself, without and with the loss of the page that it endangers
+
+
+@dataclass(frozen=True)
+class Part:
+    """A small chip and how much of it is promised."""
+
+    name: str
+    units: int
+    chip: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, seed: int = 1) -> EmulatedFlash:
+        return EmulatedFlash.in_memory(seed=seed, **self.chip)
+
+    def format(self, flash: EmulatedFlash) -> Translation:
+        return Translation.format(flash, self.units, unit_bytes=UNIT_BYTES, reserve_blocks=2, **self.settings)
+
+    def mount(self, flash: EmulatedFlash) -> Translation:
+        return Translation.mount(flash, self.units, unit_bytes=UNIT_BYTES, **self.settings)
+
+
+PLANAR_PAIRS = [0xFFFF if page < 3 or page % 2 == 0 else page - 3 for page in range(16)]  # lower 0 2 4.., upper 3 5 7..
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part("one unit a page", 60, {"page_bytes": 512, "spare_bytes": 32, "pages_per_block": 8, "blocks": 30}),
+        Part(
+            "three units a page, SLC mode",
+            100,
+            {
+                "page_bytes": 1536,
+                "spare_bytes": 64,
+                "pages_per_block": 8,
+                "blocks": 30,
+                "bits_per_cell": 3,
+                "slc_page_bytes": 512,
+                "slc_pages_per_block": 8,
+            },
+        ),
+        Part(
+            "paired pages, SLC mode",
+            100,
+            {
+                "page_bytes": 1024,
+                "spare_bytes": 64,
+                "pages_per_block": 16,
+                "blocks": 30,
+                "bits_per_cell": 2,
+                "slc_page_bytes": 1024,
+                "slc_pages_per_block": 8,
+                "pair_table": PLANAR_PAIRS,
+            },
+        ),
+        Part("two pages a unit", 60, {"page_bytes": 256, "spare_bytes": 32, "pages_per_block": 16, "blocks": 30}),
+        Part(
+            "NOR", 60, {"kind": "nor", "page_bytes": 256, "spare_bytes": 0, "pages_per_block": 18, "blocks": 30}
+        ),
+    )
+}
+
+
+def content(unit: int, version: int) -> bytes:
+    return (unit.to_bytes(4, "little") + version.to_bytes(4, "little")) * (UNIT_BYTES // 8)
+
+
+@dataclass
+class Model:
+    """What may be read. `may_be[unit]`: the versions that a mount may show, 0 for zeroes; the last one is current."""
+
+    units: int
+    may_be: list[list[int]]
+    version: int = 0
+
+    @classmethod
+    def blank(cls, units: int) -> "Model":
+        return cls(units, [[0] for _ in range(units)])
+
+    def next_version(self) -> int:
+        self.version += 1
+        return self.version
+
+    def change(self, unit: int, version: int) -> None:
+        self.may_be[unit].append(version)
+
+    def flushed(self) -> None:
+        self.may_be = [versions[-1:] for versions in self.may_be]
+
+
+def bytes_of(unit: int, version: int) -> bytes:
+    return content(unit, version) if version else ZEROES
+
+
+Step = tuple[Any, ...]
+
+
+def workload(random_: random.Random, units: int, frame: int, length: int) -> Iterator[Step]:
+    """Steps that a host and its operator may take, half of the units hot."""
+    for _ in range(length):
+        kind = random_.random()
+        first = random_.randrange(units)
+        if kind < 0.60:
+            hot = units if random_.random() < 0.3 else units // 4
+            chosen = random_.sample(range(hot), min(random_.randint(1, frame), hot))
+            yield ("write", tuple(chosen), random_.random() < 0.3)
+        elif kind < 0.70:
+            yield ("trim", first, random_.randint(1, min(8, units - first)))
+        elif kind < 0.80:
+            yield ("flush",)
+        elif kind < 0.83:
+            yield ("secure", first, random_.randint(1, min(4, units - first)))
+        elif kind < 0.87:
+            yield ("work", random_.randint(1, 20))
+        elif kind < 0.90:
+            yield ("refresh", random_.randrange(1000))
+        elif kind < 0.92:
+            yield ("checkpoint",)
+        elif kind < 0.94:
+            yield ("remount", random_.random() < 0.5)
+        elif kind < 0.95:
+            yield ("sanitize",)
+        else:
+            yield ("read", first)
+
+
+class Violation(AssertionError):
+    """The layer has broken its promise."""
+
+
+@dataclass
+class Run:
+    """One device, its layer and its model."""
+
+    part: Part
+    flash: EmulatedFlash
+    layer: Translation
+    model: Model
+
+    @classmethod
+    def begin(cls, part: Part, seed: int = 1) -> "Run":
+        flash = part.make(seed)
+        return cls(part, flash, part.format(flash), Model.blank(part.units))
+
+    def take(self, step: Step) -> None:
+        """OSError: the power was lost in the middle of it."""
+        getattr(self, f"_{step[0]}")(*step[1:])
+
+    def _write(self, units: tuple[int, ...], small: bool) -> None:
+        version = self.model.next_version()
+        for unit in units:
+            self.model.change(unit, version)
+        self.layer.write(units, [content(unit, version) for unit in units], small=small)
+
+    def _trim(self, first: int, count: int) -> None:
+        for unit in range(first, first + count):
+            self.model.change(unit, 0)
+        self.layer.trim(first, count)
+
+    def _secure(self, first: int, count: int) -> None:
+        for unit in range(first, first + count):
+            self.model.change(unit, 0)
+        self.layer.secure_trim(first, count)
+        for unit in range(first, first + count):
+            self.model.may_be[unit] = [0]
+
+    def _flush(self) -> None:
+        self.layer.flush()
+        self.model.flushed()
+
+    def _work(self, steps: int) -> None:
+        self.layer.work(steps)
+        if self.flash.lost_power:
+            raise OSError("without power")
+
+    def _refresh(self, number: int) -> None:
+        self.layer.advise_refresh(number % self.part.chip["blocks"], self.layer.generation)
+
+    def _checkpoint(self) -> None:
+        self.layer.checkpoint()
+
+    def _sanitize(self) -> None:
+        self.layer.sanitize()
+
+    def _remount(self, clean: bool) -> None:
+        if clean:
+            self.layer.close()
+            self.model.flushed()
+        self.layer = self.part.mount(self.flash)
+        self.settle()
+
+    def _read(self, unit: int) -> None:
+        if self.layer.read(unit) != bytes_of(unit, self.model.may_be[unit][-1]):
+            raise Violation(f"unit {unit} does not read as it was written")
+
+    def settle(self) -> None:
+        """After a mount: what is read has to be allowed, and it is the truth from now on."""
+        for unit, versions in enumerate(self.model.may_be):
+            data = self.layer.read(unit)
+            for version in versions:
+                if data == bytes_of(unit, version):
+                    self.model.may_be[unit] = [version]
+                    break
+            else:
+                seen = int.from_bytes(data[4:8], "little")
+                raise Violation(f"unit {unit} reads as version {seen}, which is none of {sorted(set(versions))}")
+        if contradictions := self.layer.check():
+            raise Violation("; ".join(contradictions[:3]))
+
+    def recover(self, cut: Callable[[], None] | None = None) -> int:
+        """Power returns, perhaps to be lost again while mounting. Returns how often it was."""
+        lost = 0
+        while True:
+            self.flash.power_on()
+            if cut is not None and lost < 3:
+                cut()
+            try:
+                self.layer = self.part.mount(self.flash)
+            except OSError:
+                lost += 1
+                continue
+            self.flash.power_on()  # a cut that was not reached is called off
+            return lost
+
+    def settle_twice(self) -> None:
+        """What is read stays so, at every later mount."""
+        self.settle()
+        for _ in range(2):
+            self.layer = self.part.mount(self.flash)
+            self.settle()
