@@ -42,6 +42,7 @@ struct control {
     uint64_t delay_ns;        /* for which each call would keep the real part busy */
     uint64_t delay_below;     /* sectors: only transfers that begin below it do; 0: none */
     uint64_t work_slices;     /* left to do */
+    uint64_t work_endless;    /* there is always more */
     uint64_t mark;            /* the last that `synced` was told */
     uint64_t begun;           /* the last that `sync_begins` gave */
     uint64_t early_work;      /* calls of `work` before the part was ready */
@@ -195,6 +196,8 @@ static int target_work(void *own)
     look_at_thread(&self->control);
     if (self->control.ready_ns > clock_ns())
         self->control.early_work++;
+    if (self->control.work_endless)
+        return 1;
     if (self->control.work_slices)
         self->control.work_slices--;
     return self->control.work_slices != 0;

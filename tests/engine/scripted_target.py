@@ -23,7 +23,10 @@ class Control(ctypes.Structure):
         ("errors", ctypes.c_int32 * len(CALLS)),
         ("needs_sync", ctypes.c_uint32 * len(CALLS)),
         *((name, ctypes.c_uint64) for name in ("part_sectors", "part_ns", "take_bytes", "delay_ns", "delay_below")),
-        *((name, ctypes.c_uint64) for name in ("work_slices", "mark", "begun", "early_work", "stale_clock")),
+        *(
+            (name, ctypes.c_uint64)
+            for name in ("work_slices", "work_endless", "mark", "begun", "early_work", "stale_clock")
+        ),
         ("strangers", ctypes.c_uint64),
         ("kinds", ctypes.c_uint64 * len(KINDS)),
         ("thread", ctypes.c_uint64),

@@ -6,6 +6,7 @@ The target (scripted_target.c) is plain memory that counts its calls and fails, 
 import contextlib
 import errno
 import os
+import random
 import struct
 import threading
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hand_made_ring import eventually
+from hand_made_ring import INDIRECT, WRITE, Memory, Piece, eventually, header
 from scripted_target import CountingCall, ScriptedTarget
 from served_ring import FLUSH, IN, IOERR, OK, OUT, SECTORS, UNSUPP, ServedRing, assert_sleeps, reactor_on
 
@@ -38,6 +39,7 @@ RANGES: dict[str, Any] = {
     "lifetime": True,
 }
 MILLISECOND = 1_000_000  # ns
+TURN_BYTES = 1 << 18  # that are copied for a queue before the next one has its turn
 REQUESTS = {
     "read": (IN, b"", 512),
     "write": (OUT, b"x" * 512, 0),
@@ -357,6 +359,30 @@ def test_a_long_erase_starves_nobody(emulate: Emulate) -> None:
     assert slow.calls("change") == parts
 
 
+@pytest.mark.parametrize("flood_first", [False, True])
+def test_large_reads_let_others_have_their_turn(serve: Serve, flood_first: bool) -> None:
+    """The quiet queue reads from the guest memory of the other one how far that was served when its own turn came."""
+    memory, read = Memory(), 65536
+    flood = serve(-1, target=ScriptedTarget(SECTORS), ring={"memory": memory, "run": False})
+    quiet = serve(memory.fd, 1 << 11, in_memory=True, ring={"run": False})
+    for each in (flood, quiet) if flood_first else (quiet, flood):
+        each.start()
+    at = memory.offset(flood.ring.used + 2)
+    request = quiet.blk(IN, at // 512, room=512)
+    source, room, table = memory.allocate(16), memory.allocate(read + 1), memory.allocate(32)
+    memory.write(source, header(IN))
+    flood.ring.link(0, [Piece(source, 16), Piece(room, read + 1, WRITE)], table=table)
+    for head in range(flood.ring.size):
+        flood.ring.put_descriptor(head, table, 32, INDIRECT)
+    assert_sleeps(flood.reactor)
+    flood.ring.publish(*range(flood.ring.size))
+    quiet.ring.publish(request.head)
+    flood.ring.kick()  # it finds both
+    (served,) = struct.unpack_from("<H", quiet.collect(request)[0].data, at % 512)
+    assert served <= TURN_BYTES // read
+    assert len(flood.ring.wait(flood.ring.size)) == flood.ring.size
+
+
 def test_a_large_read_beside_a_long_erase(emulate: Emulate) -> None:
     """Both go on by parts, in turn."""
     parts = 2000
@@ -422,14 +448,15 @@ def test_a_request_completes_no_earlier_than_the_real_part(emulate: Emulate) -> 
 def test_delayed_requests_complete_in_the_order_of_time(emulate: Emulate) -> None:
     target, served = emulate(ring={"size": 256})
     target.control.delay_below = SECTORS
-    requests = []
-    for turn, delay in enumerate([9, 1, 7, 3, 8, 2, 6, 4, 5, 0]):
-        target.control.delay_ns = 50 * MILLISECOND + 10 * MILLISECOND * delay
-        requests.append((delay, served.blk(IN, turn, room=512)))
-        served.ring.offer(requests[-1][1].head)
+    ready = {}
+    for turn, delay in enumerate(random.Random(7).sample(range(70), 70)):
+        target.control.delay_ns = 100 * MILLISECOND + 2 * MILLISECOND * delay
+        request = served.blk(IN, turn, room=512)
+        served.ring.offer(request.head)
         eventually(partial(has_read, target, turn + 1), "it was called")
-    heads = [head for head, _ in served.ring.wait(10)]
-    assert heads == [request.head for _, request in sorted(requests, key=lambda each: each[0])]
+        ready[request.head] = target.control.ready_ns
+    heads = [head for head, _ in served.ring.wait(70)]
+    assert heads == sorted(ready, key=lambda head: ready[head])
 
 
 def test_while_requests_are_delayed_the_reactor_sleeps(emulate: Emulate) -> None:
@@ -460,12 +487,12 @@ def test_work_goes_on_until_there_is_none(emulate: Emulate) -> None:
 def test_requests_pass_work_without_end(emulate: Emulate) -> None:
     target, served = emulate()
     _, quiet = emulate()
-    target.control.work_slices = 1 << 40
+    target.control.work_endless = 1
     for sector in range(100):
         assert served.read(sector).status == OK
         assert quiet.read(sector).status == OK
     assert target.calls("work") > 100
-    target.control.work_slices = 1
+    target.control.work_endless = 0
     assert_sleeps(served.reactor)
 
 

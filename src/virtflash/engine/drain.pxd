@@ -30,7 +30,7 @@ from virtflash.engine.state cimport (
     Slot,
 )
 from virtflash.engine.submission cimport issue
-from virtflash.engine.target_requests cimport begin_target
+from virtflash.engine.target_requests cimport EFFORT_LIMIT, begin_target
 from virtflash.engine.virtio cimport BLK_S_IOERR, BLK_S_OK, DEVICE_ID_BYTES
 
 cdef enum:
@@ -149,7 +149,8 @@ cdef inline uint32_t drain_queue(ReactorState *reactor, QueueState *queue) noexc
         return 0
     if pending > batch:
         pending = batch
-    while taken < pending and not queue.broken:
+    reactor.effort = 0
+    while taken < pending and not queue.broken and reactor.effort < EFFORT_LIMIT:
         take_request(reactor, queue)
         taken += 1
     if taken:

@@ -37,8 +37,8 @@ from virtflash.engine.state cimport (
 )
 from virtflash.engine.submission cimport issue_backlog
 from virtflash.engine.system cimport monotonic_ns, pollfd
-from virtflash.engine.target_requests cimport continue_part, finish_sync, resume_ready
-from virtflash.engine.target_work cimport next_deadline, want_work, work_slice
+from virtflash.engine.target_requests cimport continue_parts, finish_sync, resume_ready
+from virtflash.engine.target_work cimport next_deadline, wait_briefly, want_work, work_slice
 from virtflash.engine.uring cimport (
     io_uring_cq_advance,
     io_uring_cqe,
@@ -200,7 +200,7 @@ cdef inline uint32_t drain_all(ReactorState *reactor) noexcept nogil:
     for i in range(reactor.queue_count):
         queue = reactor.queues[i]
         if queue.parts_first != NULL:
-            taken += continue_part(reactor, queue)
+            taken += continue_parts(reactor, queue)
         if not queue.broken and queue.stop_command == NULL:
             taken += drain_queue(reactor, queue)
     return taken
@@ -372,7 +372,7 @@ cdef inline void serve(ReactorState *reactor) noexcept nogil:
     while not reactor.exiting:
         if turn(reactor):
             poll_paid(reactor)
-        elif work_slice(reactor):
+        elif work_slice(reactor) or wait_briefly(reactor):
             continue
         elif not reactor.exiting and not reactor.finished and not keep_polling(reactor):
             sleep(reactor, fds)

@@ -213,7 +213,7 @@ cdef struct QueueState:
     Slot *slots  # one per ring entry, found by head
     iovec *iov_pool  # IOV_LIMIT for each slot, touched only by requests of many pieces
     Command *stop_command
-    Slot *parts_first  # begun by a target, with more to do: one part in each turn of the loop
+    Slot *parts_first  # begun by a target, with more to do: a part in each turn of the loop
     Slot *parts_last
     Slot *work_first  # waiting for a worker; under the pool's lock
     Slot *work_last
@@ -327,6 +327,7 @@ cdef struct ReactorState:
     uint32_t dirty_count
     Slot *backlog  # waiting for a submission entry or a bounce buffer, the longest first
     Slot *backlog_last
+    uint64_t effort  # of a target's calls for the queue whose turn it is, in bytes copied, about
     Slot *delayed  # a heap (delayed_slots.pxd) of those whose time has not come
     uint32_t work_next  # queue whose target was last at work for its own sake
     Slot *finished  # to be completed with `result` in this round: done in this thread, or never begun

@@ -45,6 +45,9 @@ from virtflash.engine.virtio cimport RANGE_FLAG_UNMAP, SECTOR_BYTES
 cdef enum:
     TRANSFER_PART_BYTES = 131072  # copied in one go, before others have their turn
     LONG_BYTES = 32768  # a copy of so many is seen in the latency
+    EFFORT_LIMIT = 262144  # bytes copied for one queue, after which the next one has its turn
+    CALL_EFFORT = 8192  # what a call counts for by itself
+    CHANGE_EFFORT = 131072  # what a part of a range does
 
 
 # Calls
@@ -95,6 +98,13 @@ cdef inline int32_t call_target(Target *target, Slot *slot) noexcept nogil:
     return ask_lifetime(target, slot) if slot.operation == OP_LIFETIME else change_target(target, slot)
 
 
+cdef inline uint64_t effort_of(const Slot *slot) noexcept nogil:
+    """Of one call, in bytes copied, about."""
+    if slot.segment_count:
+        return CHANGE_EFFORT
+    return CALL_EFFORT + (slot.remaining if slot.remaining < TRANSFER_PART_BYTES else TRANSFER_PART_BYTES)
+
+
 cdef inline int32_t ordered_fault(const Target *target, const Slot *slot) noexcept nogil:
     """0 or -errno. A fault of syncs is that of the file, where there is one: it comes after the flush of the target."""
     if slot.stage == STAGE_FLUSH and target.sync_fd >= 0:
@@ -112,6 +122,7 @@ cdef inline int32_t call_or_fail(ReactorState *reactor, Slot *slot) noexcept nog
         return result
     target.now_ns = reactor.now_ns
     result = call_target(target, slot)
+    reactor.effort += effort_of(slot)
     binding.wants_work = True
     ready_ns = target.ready_ns(target.self)
     if ready_ns > slot.ready_ns:
@@ -135,7 +146,7 @@ cdef inline void wait_until_ready(ReactorState *reactor, Slot *slot, int32_t res
 
 
 cdef inline void answer(ReactorState *reactor, Slot *slot, int32_t result) noexcept nogil:
-    if slot.stage != STAGE_DATA or slot.length >= LONG_BYTES:
+    if slot.stage != STAGE_DATA or slot.length >= LONG_BYTES or slot.segment_count:
         reactor.now_ns = monotonic_ns()
     if result < 0:
         complete_with_error(reactor, slot, -result)
@@ -284,12 +295,19 @@ cdef inline void begin_target(ReactorState *reactor, Slot *slot) noexcept nogil:
         run_target(reactor, slot)
 
 
-cdef inline uint32_t continue_part(ReactorState *reactor, QueueState *queue) noexcept nogil:
-    """One part of what a queue has begun, in turn."""
-    cdef Slot *slot = queue.parts_first
-    queue.parts_first = slot.next
-    run_target(reactor, slot)
-    return 1
+cdef inline uint32_t continue_parts(ReactorState *reactor, QueueState *queue) noexcept nogil:
+    """One part of each request that a queue has begun, in turn, as far as the effort of this turn goes; returns how
+    many."""
+    cdef Slot *last = queue.parts_last
+    cdef Slot *slot = NULL
+    cdef uint32_t count = 0
+    reactor.effort = 0
+    while slot != last and reactor.effort < EFFORT_LIMIT:
+        slot = queue.parts_first
+        queue.parts_first = slot.next
+        run_target(reactor, slot)
+        count += 1
+    return count
 
 
 cdef inline void resume_ready(ReactorState *reactor, Slot *slot) noexcept nogil:
@@ -305,11 +323,12 @@ cdef inline void resume_ready(ReactorState *reactor, Slot *slot) noexcept nogil:
 
 
 cdef inline void after_sync(ReactorState *reactor, Slot *slot, int32_t result) noexcept nogil:
+    """Those that had to make room call again in their queue's turn: there may be many."""
     if result or slot.stage == STAGE_SYNC:
         end_request(reactor, slot, result)
         return
     slot.stage = slot.resume
-    run_target(reactor, slot)
+    wait_for_turn(slot)
 
 
 cdef inline void after_sync_all(ReactorState *reactor, Slot *slot, int32_t result) noexcept nogil:

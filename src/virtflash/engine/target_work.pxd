@@ -1,9 +1,14 @@
-"""What targets do for their own sake (collection, refresh), in slices, while no request waits."""
+"""What is to be done while no request calls: what targets do for their own sake (collection, refresh), in slices, and
+those requests that wait for a time."""
 
 from libc.stdint cimport uint32_t, uint64_t
 
 from virtflash.backing.target cimport Target
 from virtflash.engine.state cimport BindingState, ReactorState
+from virtflash.engine.system cimport cpu_relax
+
+cdef enum:
+    WAKING_NS = 20000  # what a sleep of a given length takes longer, about
 
 
 cdef inline void want_work(ReactorState *reactor) noexcept nogil:
@@ -31,9 +36,17 @@ cdef inline bint work_slice(ReactorState *reactor) noexcept nogil:
     return False
 
 
+cdef inline bint wait_briefly(const ReactorState *reactor) noexcept nogil:
+    """Is the time of a request so near that a sleep would miss it? Then the rings are looked at until it has come."""
+    if reactor.delayed == NULL or reactor.delayed.ready_ns > reactor.now_ns + WAKING_NS:
+        return False
+    cpu_relax()
+    return True
+
+
 cdef inline uint64_t next_deadline(const ReactorState *reactor) noexcept nogil:
-    """When something has to be done although nobody calls, on the monotonic clock; 0: never."""
-    cdef uint64_t deadline_ns = reactor.delayed.ready_ns if reactor.delayed != NULL else 0
+    """Until when to sleep although nobody calls, on the monotonic clock; 0: for ever."""
+    cdef uint64_t deadline_ns = reactor.delayed.ready_ns - WAKING_NS if reactor.delayed != NULL else 0
     cdef uint64_t ready_ns
     cdef BindingState *binding
     cdef uint32_t i
