@@ -53,7 +53,8 @@ cdef struct Device:
     bint lost_power
     bint read_only
     bint seals  # pages get checksums, in case the host crashes
-    uint8_t *reserved  # by block: the file has room for it, as far as we asked
+    uint8_t *reserved  # by window of the image: the file has room for all of it
+    uint32_t window_shift
     ErrorEstimate *estimates  # by block
     float *page_factors  # by page, of raw bit errors; NULL: all alike
     Physics physics

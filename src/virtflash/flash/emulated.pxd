@@ -1,6 +1,6 @@
 """An emulated chip, for compiled code: `chip` is the contract's (`chip.pxd`); keep the object for as long as you use it."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from virtflash.flash.chip cimport Chip
 from virtflash.flash.device cimport Device
@@ -21,5 +21,7 @@ cdef class EmulatedFlash:
     cdef int recover(self, bytes boot_id, int how, bint in_use_before) except -1
     cdef int sync_range(self, const void *start, size_t size) except -1
     cdef int check_state(self, path) except -1
+    cdef uint64_t next_unsynced(self, uint64_t offset) noexcept
+    cdef void lose_some(self, uint64_t offset, uint64_t fate) noexcept
 # Give room of erased blocks back to the host, when idle: how many of `count` blocks from `first` on had any.
 cdef uint32_t emulated_give_back(EmulatedFlash flash, uint32_t first, uint32_t count) noexcept nogil

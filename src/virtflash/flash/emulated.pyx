@@ -6,6 +6,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset, strerror
 from posix.mman cimport (
+    MAP_ANONYMOUS,
     MAP_FAILED,
     MAP_NORESERVE,
     MAP_PRIVATE,
@@ -82,7 +83,7 @@ from virtflash.flash.nor cimport nor_program, nor_read
 from virtflash.flash.page_record cimport is_programmed, seal_record
 from virtflash.flash.physics cimport Physics, acceleration, draw, draw_factor, draw_uniform
 from virtflash.flash.power_cut cimport CUT_RANDOM, PROGRAM_OUTCOMES, cut_operation
-from virtflash.flash.space cimport allocate, give_back, wipe_blocks
+from virtflash.flash.space cimport give_back, reserve, reserve_page, reserve_records, wipe_blocks
 from virtflash.flash.timing cimport take_time
 
 from virtflash.flash import image
@@ -91,11 +92,23 @@ from virtflash.flash.image import ImageError, Superblock
 cdef extern from *:
     """
     #include <sys/mman.h>
+    #include <sys/vfs.h>
+    #include <linux/magic.h>
     #ifndef MADV_HUGEPAGE
     #define MADV_HUGEPAGE 14
     #endif
+    static inline int is_tmpfs(int fd)
+    {
+        struct statfs fs;
+        return fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
+    }
     """
+    bint is_tmpfs(int fd)
     int MADV_HUGEPAGE
+
+cdef enum:
+    WINDOW_SHIFT = 21
+    TMPFS_WINDOW_SHIFT = 16
 
 ERASED = FLASH_ERASED
 FAILED = FLASH_FAILED
@@ -289,6 +302,7 @@ cdef class EmulatedFlash:
         profile = profile_in(path, parts.profile_text)
         self.attach(path, parts.superblock, parts.profile_text, parts.endangers, profile)
         self.check_state(path)
+        self.reserve_head(path)
         self.recover(image.boot_id(), cut, True)
         self.use(host_sync, profile, timing)
         return self
@@ -296,10 +310,9 @@ cdef class EmulatedFlash:
     def make(self, path, superblock, str text, endangers, profile, factory_bad_share):
         """Write a new image to the empty file that is open."""
         os.ftruncate(self.device.fd, superblock.image_bytes)
-        if not allocate(&self.device, 0, 0, superblock.page_records_offset):
-            raise image.cannot_reserve(path, OSError(errno, strerror(errno).decode()))
-        image.write_parts(self.device.fd, superblock, text, endangers)
         self.attach(path, superblock, text, endangers, profile)
+        self.reserve_head(path)
+        image.write_parts(self.device.fd, superblock, text, endangers)
         self.device.state.random = superblock.seed
         self.device.state.celsius = profile.retention.reference_celsius if profile is not None else 25
         self.device.state.left = LEFT_SYNCED
@@ -322,7 +335,7 @@ cdef class EmulatedFlash:
         if base == MAP_FAILED:
             raise ImageError(f"{path}: cannot be mapped into memory: {strerror(errno).decode()}")
         self.device.base = <char *>base
-        madvise(base, self.device.mapped_bytes, MADV_HUGEPAGE)  # where it is refused, small pages do
+        self.choose_window()
         self.lay_out()
         self.take_pairs(endangers)
         self.take_profile(profile)
@@ -352,7 +365,7 @@ cdef class EmulatedFlash:
         device.slc_cycle_wear = 0
         if geometry.slc_endurance:
             device.slc_cycle_wear = geometry.endurance / <double>geometry.slc_endurance
-        device.reserved = <uint8_t *>calloc(geometry.blocks, 1)
+        device.reserved = <uint8_t *>calloc((device.mapped_bytes >> device.window_shift) + 1, 1)
         device.estimates = <ErrorEstimate *>calloc(geometry.blocks, sizeof(ErrorEstimate))
         if device.reserved == NULL or device.estimates == NULL:
             raise MemoryError
@@ -453,9 +466,19 @@ cdef class EmulatedFlash:
             good = good and state.flight_page < self.device.record_pages
         if not good:
             raise ImageError(f"{path}: its state is damaged; restore it from a copy")
-        if not self.device.read_only and not allocate(&self.device, 0, 0, HOST_PAGE_BYTES):
-            raise image.cannot_reserve(path, OSError(errno, strerror(errno).decode()))
         return 0
+
+    def choose_window(self):
+        """How much is reserved at once: as much as the kernel may want at once. On tmpfs it falls back to small pages."""
+        cdef bint in_memory = is_tmpfs(self.device.fd)
+        self.device.window_shift = TMPFS_WINDOW_SHIFT if in_memory else WINDOW_SHIFT
+        if in_memory:
+            madvise(self.device.base, self.device.mapped_bytes, MADV_HUGEPAGE)  # where it is refused, small pages do
+
+    def reserve_head(self, path):
+        """Room for all that is not of pages: state and block records are written at any time. Raises ImageError."""
+        if not reserve(&self.device, self.device.base, self.device.page_records - self.device.base):
+            raise image.cannot_reserve(path, OSError(errno, strerror(errno).decode()))
 
     cdef int recover(self, bytes boot_id, int how, bint in_use_before) except -1:
         """Find out how the image was left, and what that has done to it."""
@@ -479,6 +502,9 @@ cdef class EmulatedFlash:
         cdef bint program = state.in_flight == FLASH_PROGRAM
         if not state.in_flight:
             return
+        reserve_records(&self.device, block)  # it was when the operation began, so it does not fail
+        if program:
+            reserve_page(&self.device, block, state.flight_page)
         cut_operation(&self.device, how)
         if self.device.read_only or not state.host_sync:
             return
@@ -644,6 +670,7 @@ cdef class EmulatedFlash:
         if block >= self.chip.geometry.blocks or page >= self.device.record_pages:
             raise IndexError((block, page))
         record = page_record(&self.device, block, page)
+        reserve_page(&self.device, block, page)
         if self.device.blocks[block].next_page == 0 or not is_programmed(&self.device.blocks[block], record):
             raise ValueError(f"page {page} of block {block} is not programmed")
         record.state = PAGE_UNSTABLE if unstable else PAGE_TORN
@@ -658,38 +685,52 @@ cdef class EmulatedFlash:
     def track(self):
         """Keep what the disk would have of the image."""
         cdef void *copy = mmap(
-            NULL, self.device.mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-            os.memfd_create("synced", os.MFD_CLOEXEC), 0,
+            NULL, self.device.mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0
         )
         if copy == MAP_FAILED:
             raise MemoryError
         self.synced_copy = <char *>copy
         self.copy_pages()
 
-    def copy_pages(self):
-        cdef uint64_t offset
-        for offset in range(0, self.device.mapped_bytes, HOST_PAGE_BYTES):
+    cdef uint64_t next_unsynced(self, uint64_t offset) noexcept:
+        """The first host page from `offset` on that the disk has otherwise; the end of the image if there is none."""
+        cdef uint64_t records_end = self.device.page_records - self.device.base
+        cdef uint64_t data = self.device.data - self.device.base
+        records_end += <uint64_t>self.chip.geometry.blocks * self.device.record_pages * self.device.record_bytes
+        while offset < self.device.mapped_bytes:
+            if records_end <= offset < data:
+                offset = data  # between records and data is nothing
             if memcmp(self.synced_copy + offset, self.device.base + offset, HOST_PAGE_BYTES):
-                memcpy(self.synced_copy + offset, self.device.base + offset, HOST_PAGE_BYTES)
+                return offset
+            offset += HOST_PAGE_BYTES
+        return offset
+
+    def copy_pages(self):
+        cdef uint64_t offset = self.next_unsynced(0)
+        while offset < self.device.mapped_bytes:
+            memcpy(self.synced_copy + offset, self.device.base + offset, HOST_PAGE_BYTES)
+            offset = self.next_unsynced(offset + HOST_PAGE_BYTES)
+
+    cdef void lose_some(self, uint64_t offset, uint64_t fate) noexcept:
+        """All sectors of this host page, or none, or each by chance, become again what the disk has."""
+        cdef uint32_t sector
+        for sector in range(HOST_PAGE_BYTES // HOST_SECTOR_BYTES):
+            if (fate >> (8 + sector) & 1) if fate & 3 == 0 else (fate >> 7 & 1):
+                memcpy(
+                    self.device.base + offset + sector * HOST_SECTOR_BYTES,
+                    self.synced_copy + offset + sector * HOST_SECTOR_BYTES, HOST_SECTOR_BYTES,
+                )
 
     def host_crash(self, uint64_t seed):
         """Every page that was written since the last sync is on the disk or not, or some sectors of it are."""
         cdef uint64_t random = seed
         cdef uint64_t offset
-        cdef uint64_t fate
-        cdef uint32_t sector
         if self.synced_copy == NULL:
             raise ValueError("not made with track_sync=True")
-        for offset in range(0, self.device.mapped_bytes, HOST_PAGE_BYTES):
-            if not memcmp(self.synced_copy + offset, self.device.base + offset, HOST_PAGE_BYTES):
-                continue
-            fate = draw(&random)
-            for sector in range(HOST_PAGE_BYTES // HOST_SECTOR_BYTES):
-                if (fate >> (8 + sector) & 1) if fate & 3 == 0 else (fate >> 7 & 1):
-                    memcpy(
-                        self.device.base + offset + sector * HOST_SECTOR_BYTES,
-                        self.synced_copy + offset + sector * HOST_SECTOR_BYTES, HOST_SECTOR_BYTES,
-                    )
+        offset = self.next_unsynced(0)
+        while offset < self.device.mapped_bytes:
+            self.lose_some(offset, draw(&random))
+            offset = self.next_unsynced(offset + HOST_PAGE_BYTES)
         self.device.state.left = LEFT_OPEN
         memset(self.device.state.boot_id, 0, 16)
         self.recover(bytes(16), RANDOM_CUT, True)

@@ -36,11 +36,12 @@ from virtflash.flash.image cimport (
     BlockRecord,
     PageRecord,
 )
-from virtflash.flash.page_record cimport is_programmed, is_stale, seal_page, settle_block, settle_page
+from virtflash.flash.page_record cimport is_programmed, is_stale, seal_page, settle_block
+from virtflash.flash.page_state cimport state_of
 from virtflash.flash.physics cimport draw
 from virtflash.flash.pieces cimport fill, gather, scatter
 from virtflash.flash.power_cut cimport begin_operation, end_operation
-from virtflash.flash.space cimport reserve
+from virtflash.flash.space cimport reserve_page
 
 
 cdef inline int read_blank(Device *device, FlashOperation *operation) noexcept nogil:
@@ -50,25 +51,29 @@ cdef inline int read_blank(Device *device, FlashOperation *operation) noexcept n
     return FLASH_ERASED
 
 
-cdef inline int read_damaged(Device *device, FlashOperation *operation, PageRecord *page) noexcept nogil:
+cdef inline int read_damaged(
+    Device *device, FlashOperation *operation, PageRecord *page, uint32_t state
+) noexcept nogil:
     """The data is in place, as it was to be. Unstable pages toss a coin at each read."""
     cdef bint heads = draw(&device.state.random) >> 63
-    if heads and page.state == PAGE_UNSTABLE:
+    if heads and state == PAGE_UNSTABLE:
         return sample_errors(device, operation, page)
-    if heads and page.state == PAGE_BARELY:
+    if heads and state == PAGE_BARELY:
         return read_blank(device, operation)
     return garble(device, operation, page)
 
 
-cdef inline int read_page(Device *device, FlashOperation *operation, PageRecord *page) noexcept nogil:
+cdef inline int read_page(
+    Device *device, FlashOperation *operation, PageRecord *page, uint32_t state
+) noexcept nogil:
     cdef int status
     scatter(operation, page_data(device, operation.block, operation.page) + operation.offset)
     if operation.spare != NULL:
         memcpy(operation.spare, <char *>page + PAGE_HEADER_BYTES, device.geometry.spare_bytes)
-    if page.state == PAGE_PROGRAMMED:
+    if state == PAGE_PROGRAMMED:
         status = sample_errors(device, operation, page)
     else:
-        status = read_damaged(device, operation, page)
+        status = read_damaged(device, operation, page, state)
     if status < 0:
         device.state.uncorrectable += 1
     return status
@@ -89,8 +94,7 @@ cdef inline int nand_read(Device *device, FlashOperation *operation) noexcept no
     page = page_record(device, operation.block, operation.page)
     if not is_programmed(block, page):
         return read_blank(device, operation)
-    settle_page(device, operation.block, operation.page, page)
-    return read_page(device, operation, page)
+    return read_page(device, operation, page, state_of(device, operation.block, operation.page, page))
 
 
 cdef inline void write_page(
@@ -131,7 +135,7 @@ cdef inline int nand_program(Device *device, FlashOperation *operation) noexcept
     cdef int status = FLASH_OK
     if not may_be_programmed(device, operation, block):
         return FLASH_MISUSE
-    if not reserve(device, operation.block):
+    if not reserve_page(device, operation.block, operation.page):
         return FLASH_NO_ROOM
     page = page_record(device, operation.block, operation.page)
     begin_operation(device, FLASH_PROGRAM, operation.block, operation.page)

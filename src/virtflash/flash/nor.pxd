@@ -25,11 +25,12 @@ from virtflash.flash.image cimport (
     PageRecord,
 )
 from virtflash.flash.nand cimport read_blank
-from virtflash.flash.page_record cimport is_programmed, is_stale, seal_page, settle_page
+from virtflash.flash.page_record cimport is_programmed, is_stale, seal_page
+from virtflash.flash.page_state cimport state_of
 from virtflash.flash.physics cimport draw
 from virtflash.flash.pieces cimport clear_bits, scatter, set_bit
 from virtflash.flash.power_cut cimport begin_operation, end_operation, nor_tail
-from virtflash.flash.space cimport reserve
+from virtflash.flash.space cimport reserve_page
 
 
 cdef inline void read_unstable(Device *device, FlashOperation *operation, PageRecord *page) noexcept nogil:
@@ -47,6 +48,7 @@ cdef inline int nor_read(Device *device, FlashOperation *operation) noexcept nog
     cdef BlockRecord *block = &device.blocks[operation.block]
     cdef PageRecord *page
     cdef int status
+    cdef uint32_t state
     cdef uint32_t size = device.geometry.page_bytes
     if operation.page >= device.geometry.pages_per_block or operation.length > size:
         return FLASH_MISUSE
@@ -59,11 +61,11 @@ cdef inline int nor_read(Device *device, FlashOperation *operation) noexcept nog
     page = page_record(device, operation.block, operation.page)
     if not is_programmed(block, page):
         return read_blank(device, operation)
-    settle_page(device, operation.block, operation.page, page)
+    state = state_of(device, operation.block, operation.page, page)
     scatter(operation, page_data(device, operation.block, operation.page) + operation.offset)
-    if page.state == PAGE_UNSTABLE:
+    if state == PAGE_UNSTABLE:
         read_unstable(device, operation, page)
-    status = garble(device, operation, page) if page.state == PAGE_TORN else sample_errors(device, operation, page)
+    status = garble(device, operation, page) if state == PAGE_TORN else sample_errors(device, operation, page)
     if status < 0:
         device.state.uncorrectable += 1
     return status
@@ -105,11 +107,11 @@ cdef inline int nor_program(Device *device, FlashOperation *operation) noexcept 
         return FLASH_MISUSE
     if operation.length > size or operation.offset > size - operation.length:
         return FLASH_MISUSE
-    if not reserve(device, operation.block):
+    if not reserve_page(device, operation.block, operation.page):
         return FLASH_NO_ROOM
     page = page_record(device, operation.block, operation.page)
     if is_programmed(block, page):
-        settle_page(device, operation.block, operation.page, page)
+        state_of(device, operation.block, operation.page, page)  # what is torn stays so
     open_page(device, operation, page)
     begin_operation(device, FLASH_PROGRAM, operation.block, operation.page)
     device.state.programs[0] += 1

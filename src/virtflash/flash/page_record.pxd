@@ -39,11 +39,9 @@ cdef inline bint is_whole(Device *device, uint32_t block, uint32_t number, PageR
     return page.data_crc == crc32c(page_data(device, block, number), page_bytes(device, &device.blocks[block]))
 
 
-cdef inline void settle_page(Device *device, uint32_t block, uint32_t number, PageRecord *page) noexcept nogil:
-    """What is decided here comes out the same however often it is forgotten: the file's content alone decides."""
-    if page.epoch == device.state.epoch:
-        return
-    if not is_whole(device, block, number, page):
+cdef inline void settle_page(Device *device, PageRecord *page, bint whole) noexcept nogil:
+    """Write down what a look at a page after a crash of the host has shown, so that nobody looks again."""
+    if not whole:
         page.state = PAGE_TORN
         page.flags |= PAGE_SEALED
     page.epoch = device.state.epoch

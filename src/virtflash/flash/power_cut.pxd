@@ -32,6 +32,7 @@ from virtflash.flash.image cimport (
 )
 from virtflash.flash.page_record cimport is_programmed, seal_page, seal_record
 from virtflash.flash.physics cimport draw, draw_uniform
+from virtflash.flash.space cimport reserve_page, reserve_records
 
 cdef enum:
     CUT_RANDOM = -1  # `how`: by the chances of the profile
@@ -140,7 +141,9 @@ cdef inline void lose_endangered(Device *device) noexcept nogil:
     if endangered == FLASH_NOWHERE:
         return
     page = page_record(device, device.state.flight_block, endangered)
-    if is_programmed(block, page) and page.state != PAGE_TORN:
+    if not is_programmed(block, page) or page.state == PAGE_TORN:
+        return
+    if reserve_page(device, device.state.flight_block, endangered):
         page.state = PAGE_UNSTABLE if draw(&device.state.random) & 3 == 0 else PAGE_TORN
         seal_record(device, page)
 
@@ -200,6 +203,18 @@ cdef inline void erase_half_page(Device *device, uint32_t number, uint32_t page_
         seal_record(device, page)
 
 
+cdef inline bint reserve_half(Device *device, uint32_t number) noexcept nogil:
+    """Room to write what a half erase leaves; where there is none, the erase had not begun."""
+    cdef BlockRecord *block = &device.blocks[number]
+    if block.next_page == 0:
+        return True
+    if device.geometry.kind == FLASH_NOR and not (
+        reserve_page(device, number, 0) and reserve_page(device, number, block.next_page - 1)
+    ):
+        return False
+    return reserve_records(device, number)
+
+
 cdef inline void erase_half(Device *device, uint32_t number, bint slc) noexcept nogil:
     cdef BlockRecord *block = &device.blocks[number]
     cdef uint32_t page
@@ -225,9 +240,9 @@ cdef inline void cut_erase(Device *device, int32_t how) noexcept nogil:
     cdef uint32_t outcome = random_erase_outcome(device) if how < 0 else <uint32_t>how % ERASE_OUTCOMES
     device.blocks[number] = device.state.before
     device.estimates[number].rate = -1
-    if outcome == ERASE_HALF:
+    if outcome == ERASE_HALF and reserve_half(device, number):
         erase_half(device, number, slc)
-    elif outcome != ERASE_UNTOUCHED:
+    elif outcome > ERASE_HALF:
         renew_block(device, number, slc)
         if outcome == ERASE_WEAK:
             device.blocks[number].flags |= BLOCK_WEAK

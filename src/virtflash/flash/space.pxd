@@ -1,16 +1,21 @@
 """Room in the image file: reserved before it is touched, given back where nothing is needed.
 
-A hole that is touched while the host's disk is full is a SIGBUS; so is, on tmpfs, a hole that is only read.
+Who touches a hole while the host's disk is full gets a SIGBUS; on tmpfs who only reads one, too. And the kernel may
+take pages together, up to a huge page, and wants room for all of them at the first write to one: so room is reserved in
+whole windows of that size, and anew after anything in a window was given back.
 """
 
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from virtflash.engine.system cimport FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
-from virtflash.flash.device cimport Device, block_pages, page_bytes, page_record
-from virtflash.flash.image cimport BLOCK_BAD, BLOCK_NOT_WIPED, HOST_PAGE_BYTES, BlockRecord, PageRecord
+from virtflash.engine.system cimport FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate, pwrite
+from virtflash.flash.device cimport Device, block_pages, page_bytes, page_data, page_record
+from virtflash.flash.image cimport BLOCK_BAD, BLOCK_NOT_WIPED, BlockRecord, PageRecord
 from virtflash.flash.page_record cimport is_programmed
+
+cdef enum:
+    ZEROES = 4096
 
 
 cdef inline bint allocate(Device *device, int mode, uint64_t offset, uint64_t length) noexcept nogil:
@@ -20,53 +25,101 @@ cdef inline bint allocate(Device *device, int mode, uint64_t offset, uint64_t le
     return True
 
 
-cdef inline bint reserve(Device *device, uint32_t block) noexcept nogil:
-    """Room for a block's data and the records of its pages. False: the host has none."""
-    cdef uint64_t records = device.record_pages * device.record_bytes
-    cdef uint64_t begin
-    if device.reserved[block]:
-        return True
-    begin = device.page_records - device.base + block * records
-    if not allocate(device, 0, begin, records):
+cdef inline bint reserve_window(Device *device, uint64_t window) noexcept nogil:
+    cdef uint64_t begin = window << device.window_shift
+    cdef uint64_t end = min((window + 1) << device.window_shift, device.mapped_bytes)
+    if not allocate(device, 0, begin, end - begin):
         return False
-    if not allocate(device, 0, device.data - device.base + block * device.block_bytes, device.block_bytes):
-        return False
-    device.reserved[block] = True
+    device.reserved[window] = True
     return True
+
+
+cdef inline bint reserve(Device *device, const void *start, uint64_t size) noexcept nogil:
+    """Before this part of the image is written. False: the host has no room for it."""
+    cdef uint64_t window = <uint64_t>(<const char *>start - device.base) >> device.window_shift
+    cdef uint64_t last = <uint64_t>(<const char *>start - device.base + size - 1) >> device.window_shift
+    if device.read_only:
+        return True  # what is written stays in private memory
+    while window <= last:
+        if not device.reserved[window] and not reserve_window(device, window):
+            return False
+        window += 1
+    return True
+
+
+cdef inline bint reserve_page(Device *device, uint32_t block, uint32_t page) noexcept nogil:
+    """A page's data and its record."""
+    if not reserve(device, page_record(device, block, page), device.record_bytes):
+        return False
+    return reserve(device, page_data(device, block, page), page_bytes(device, &device.blocks[block]))
+
+
+cdef inline bint reserve_records(Device *device, uint32_t block) noexcept nogil:
+    """The records of all the block's pages."""
+    return reserve(device, page_record(device, block, 0), <uint64_t>device.record_pages * device.record_bytes)
+
+
+cdef inline void write_zeroes(Device *device, uint64_t offset, uint64_t length) noexcept nogil:
+    """By system call: one that finds no room fails, and kills nobody."""
+    cdef char zeroes[ZEROES]
+    cdef ssize_t done
+    memset(zeroes, 0, ZEROES)
+    while length:
+        done = pwrite(device.fd, zeroes, min(length, <uint64_t>ZEROES), offset)
+        if done <= 0 and errno != EINTR:
+            return
+        if done > 0:
+            offset += done
+            length -= done
+
+
+cdef inline void give_up(Device *device, uint64_t offset, uint64_t length) noexcept nogil:
+    cdef uint64_t window
+    for window in range(offset >> device.window_shift, ((offset + length - 1) >> device.window_shift) + 1):
+        device.reserved[window] = False
 
 
 cdef inline void wipe(Device *device, uint32_t block, uint64_t begin, uint64_t end) noexcept nogil:
     """Bytes of a block's data that nobody needs: a hole where the file system makes one, else zeroes."""
-    cdef uint64_t offset = block * device.block_bytes + begin
+    cdef uint64_t offset = device.data - device.base + block * device.block_bytes + begin
     if begin == end:
         return
-    device.reserved[block] = False
-    if not allocate(
-        device, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, device.data - device.base + offset, end - begin
-    ):
-        memset(device.data + offset, 0, end - begin)
+    give_up(device, offset, end - begin)
+    if not allocate(device, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset, end - begin):
+        write_zeroes(device, offset, end - begin)
 
 
-cdef inline void forget_record(Device *device, PageRecord *page) noexcept nogil:
-    memset(page, 0, device.record_bytes)
+cdef inline void wipe_records(Device *device, uint32_t block, uint32_t begin, uint32_t end) noexcept nogil:
+    """Records of pages that are not programmed, with what they had in their spare bytes."""
+    if begin < end:
+        write_zeroes(
+            device, <char *>page_record(device, block, begin) - device.base,
+            <uint64_t>(end - begin) * device.record_bytes,
+        )
+
+
+cdef inline bint is_needed(Device *device, uint32_t number, uint32_t page) noexcept nogil:
+    cdef BlockRecord *block = &device.blocks[number]
+    if block.flags & BLOCK_BAD or page >= block_pages(device, block):
+        return False
+    return is_programmed(block, page_record(device, number, page))
 
 
 cdef inline void wipe_block(Device *device, uint32_t number) noexcept nogil:
     """Leave nothing in the file of what was erased in this block; of a bad block, nothing at all."""
     cdef BlockRecord *block = &device.blocks[number]
-    cdef bint needed = not block.flags & BLOCK_BAD
     cdef uint64_t size = page_bytes(device, block)
-    cdef uint64_t begin = 0
+    cdef uint32_t begin = 0
     cdef uint32_t page
     for page in range(device.record_pages):
-        if needed and page < block_pages(device, block) and is_programmed(block, page_record(device, number, page)):
-            wipe(device, number, begin, page * size)
-            begin = (page + 1) * size
-        else:
-            forget_record(device, page_record(device, number, page))
-    wipe(device, number, begin, device.block_bytes)
+        if is_needed(device, number, page):
+            wipe(device, number, begin * size, page * size)
+            wipe_records(device, number, begin, page)
+            begin = page + 1
+    wipe(device, number, begin * size, device.block_bytes)
+    wipe_records(device, number, begin, device.record_pages)
     block.flags &= ~BLOCK_NOT_WIPED
-    if not needed:
+    if block.flags & BLOCK_BAD:
         block.next_page = 0
 
 
@@ -76,7 +129,7 @@ cdef inline bint is_unwiped(const BlockRecord *block) noexcept nogil:
 
 cdef inline void wipe_blocks(Device *device, uint32_t first, uint32_t count) noexcept nogil:
     cdef uint32_t block
-    for block in range(first, min(first + count, device.geometry.blocks)):
+    for block in range(first, first + min(count, device.geometry.blocks - first)):
         if is_unwiped(&device.blocks[block]):
             wipe_block(device, block)
 
@@ -85,7 +138,9 @@ cdef inline uint32_t give_back(Device *device, uint32_t first, uint32_t count) n
     """Room of blocks that were erased and not used again, to the host: how many blocks' there was."""
     cdef uint32_t given = 0
     cdef uint32_t block
-    for block in range(first, min(first + count, device.geometry.blocks)):
+    if first >= device.geometry.blocks:
+        return 0
+    for block in range(first, first + min(count, device.geometry.blocks - first)):
         if device.blocks[block].flags & BLOCK_NOT_WIPED and device.blocks[block].next_page == 0:
             wipe_block(device, block)
             given += 1
