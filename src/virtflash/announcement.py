@@ -45,6 +45,7 @@ def describe(server: Server, served: Served, number: int) -> dict[str, object]:
         "backing": export.backing.description,
         "read_only": export.backing.read_only,
         "direct": export.backing.direct,
+        "flash": export.backing.flash.profile.part.name if export.backing.flash is not None else None,
         "io": reactor_of(server, number).io_path,
         "reactors": len(server.reactors),
         "bytes": export.device.capacity_sectors * SECTOR_BYTES,
@@ -58,10 +59,11 @@ def describe(server: Server, served: Served, number: int) -> dict[str, object]:
 def text(server: Server, served: Served, number: int) -> str:
     export, backing = served.export, served.export.backing
     how = ["direct" if backing.direct else "buffered"] if backing.fd >= 0 else []
+    how += [backing.flash.profile.part.name] if backing.flash is not None else []
     how += ["read-only"] if backing.read_only else []
     reactor = reactor_of(server, number)
     reason = f" ({reactor.io_reason})" if reactor.io_reason else ""
-    kind = "block device " if backing.block_device else ""
+    kind = "block device " if backing.block_device else "emulated flash " if backing.flash is not None else ""
     size = human(export.device.capacity_sectors * SECTOR_BYTES)
     lines = [
         f"virtflash serves {kind}{backing.description} ({', '.join([size, *how])})",

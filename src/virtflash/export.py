@@ -30,7 +30,10 @@ EVENT_TEXTS = {
 
 
 class Export:
-    """One device on one backing, with its queues on the reactors given. Implements `vhost_user.backend.Backend`."""
+    """One device on one backing, with its queues on the reactors given. Implements `vhost_user.backend.Backend`.
+
+    All queues of emulated flash are on the first of them, which owns it: no lock is needed then.
+    """
 
     queue_size_max = QUEUE_ENTRIES_MAX
 
@@ -39,6 +42,10 @@ class Export:
         self.backing = backing
         self.log = Log(name)
         self.device = BlkDevice(backing, options)
+        if backing.flash is not None:
+            reactors = reactors[:1]
+            backing.flash.target.owner = reactors[0].run
+            self.log.info("%s", backing.flash.story())
         self.binding = make_binding(backing, options.serial)
         self.binding.write_through = True  # until a driver has said what it can
         self.queues = [Queue(reactors[i % len(reactors)], self.binding, i) for i in range(options.queues)]
@@ -56,8 +63,11 @@ class Export:
         return len(self.queues)
 
     def close(self) -> None:
-        """All queues are stopped by now."""
-        self.backing.close()
+        """All queues are stopped by now, and the reactors have ended."""
+        try:
+            self.backing.close()
+        except OSError as error:
+            self.log.error("what was written could not be kept: %s", error)
 
     # The driver
 
@@ -208,7 +218,7 @@ class Export:
 
     def statistics(self) -> dict[str, Any]:
         """Counters of all queues, as JSON can say them."""
-        return {
+        told: dict[str, Any] = {
             "name": self.name,
             "backing": self.backing.description,
             "capacity_sectors": self.device.capacity_sectors,
@@ -216,6 +226,9 @@ class Export:
             "sync_failed": self.binding.sync_failed,
             "queues": [queue_statistics(queue) for queue in self.queues],
         }
+        if self.backing.flash is not None:
+            told["flash"] = self.backing.flash.statistics()
+        return told
 
 
 def check_memory_size(size: int) -> None:
@@ -247,6 +260,8 @@ def make_binding(backing: Backing, serial: bytes) -> Binding:
         secure_erase_alignment_sectors=backing.secure_erase_alignment_sectors,
         life_time_fd=backing.life_time_fd,
         pre_eol_fd=backing.pre_eol_fd,
+        target=None if backing.flash is None else backing.flash.target,
+        lifetime=backing.lifetime,
     )
 
 

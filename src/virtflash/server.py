@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from virtflash.backing import Backing, null_backing, open_raw
+from virtflash.backing import Backing, null_backing, open_flash, open_raw
 from virtflash.devices.blk import BlkOptions
 from virtflash.engine import LATENCY_BOUNDS, Reactor
 from virtflash.export import Export
@@ -31,23 +31,30 @@ class ServerError(Exception):
 
 @dataclass(frozen=True)
 class Volume:
-    """What to serve, and where: one of `image` and `null_bytes`, one of `socket_path` and `fd`."""
+    """What to serve, and where: one of `image`, `flash` and `null_bytes`, one of `socket_path` and `fd`."""
 
     image: Path | None = None
     null_bytes: int | None = None
     socket_path: Path | None = None
     fd: int | None = None
+    flash: Path | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """Of its image."""
+        return self.image or self.flash
 
     @property
     def name(self) -> str:
-        if self.image is None:
-            return "null"
-        return self.image.stem or self.image.name
+        return "null" if self.path is None else self.path.stem or self.path.name
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to serve. `reactors` 0: as many as there are queues, up to half of the processors."""
+    """How to serve. `reactors` 0: as many as there are queues, up to half of the processors.
+
+    Of emulated flash: `host_sync`, `timing` and `temperature` as `open_flash` has them.
+    """
 
     read_only: bool = False
     direct: bool = False
@@ -57,6 +64,9 @@ class Options:
     spec: str | None = None
     io: str = "auto"
     statistics: Path | None = None
+    host_sync: bool = True
+    timing: Literal["real"] | None = None
+    temperature: float | None = None
 
 
 @dataclass
@@ -88,7 +98,7 @@ class Server:
         server = cls(options, [])
         try:
             server._name_statistics(volumes)
-            server._start_reactors(len(volumes) * options.queues)
+            server._start_reactors(sum(1 if volume.flash else options.queues for volume in volumes))
             for number, (volume, name) in enumerate(zip(volumes, unique_names(volumes), strict=True)):
                 server._add(number, volume, name, len(volumes))
         except BaseException:
@@ -107,7 +117,7 @@ class Server:
 
     def _name_statistics(self, volumes: Sequence[Volume]) -> None:
         if self.options.statistics is not None:
-            taken = [path for volume in volumes for path in (volume.image, volume.socket_path) if path is not None]
+            taken = [path for volume in volumes for path in (volume.path, volume.socket_path) if path is not None]
             self.statistics_file = StatisticsFile(self.options.statistics, taken)
 
     def _add(self, number: int, volume: Volume, name: str, of: int) -> None:
@@ -145,12 +155,11 @@ class Server:
             if served.volume.socket_path is not None:
                 served.volume.socket_path.unlink(missing_ok=True)
         self.write_statistics()
+        for reactor in self.reactors:  # first: they own what the exports close
+            reactor.close()
         for served in self.served:
             served.export.close()
-        self.served = []
-        for reactor in self.reactors:
-            reactor.close()
-        self.reactors = []
+        self.served, self.reactors = [], []
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SIGHUP: look whether what lies below has grown. SIGUSR1: write statistics."""
@@ -218,6 +227,14 @@ def device_options(name: str, options: Options, number: int | None) -> BlkOption
 
 
 def open_backing(volume: Volume, options: Options) -> Backing:
+    if volume.flash is not None:
+        return open_flash(
+            volume.flash,
+            read_only=options.read_only,
+            host_sync=options.host_sync,
+            timing=options.timing,
+            temperature=options.temperature,
+        )
     if volume.image is None:
         return null_backing(volume.null_bytes or 0, read_only=options.read_only)
     return open_raw(volume.image, read_only=options.read_only, direct=options.direct)

@@ -39,6 +39,14 @@ class EmulatedStorage:
     read_only: bool = False
     opened: float = field(default_factory=time.monotonic)
 
+    def story(self) -> str:
+        """What it is and how it was found, in a line."""
+        if self.translation.clean:
+            return f"{self.profile.part.name}, as it was left"
+        causes = {"process": "its server was killed", "host": "the host crashed"}
+        cause = causes.get(self.chip.crashed, "it was cut off")
+        return f"{self.profile.part.name}, recovered: {cause}; {self.translation.replayed_frames} frames were replayed"
+
     def statistics(self) -> dict[str, Any]:
         """Counters of the device, the translation layer and the chip, as JSON can say them. Any thread may ask."""
         pre_eol, type_a, type_b = self.target.lifetime()

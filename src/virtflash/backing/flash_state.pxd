@@ -11,7 +11,7 @@ cdef enum:
     SECTOR_SHIFT = 9
 
 cdef struct FlashCounters:
-    uint64_t bytes_read
+    uint64_t bytes_read  # by guests
     uint64_t bytes_written
     uint64_t cache_hits  # units read from the cache, or written over in it
     uint64_t merged_units  # of which a part was written, and the rest read from the flash

@@ -57,19 +57,39 @@ SECURE_ERASE = TARGET_SECURE_ERASE
 # The calls of a Target
 
 
-cdef int32_t target_read(
-    void *self, uint64_t sector, const iovec *iov, uint32_t pieces, uint64_t bytes
-) noexcept nogil:
-    cdef FlashState *state = <FlashState *>self
+cdef int32_t read_part(FlashState *state, uint64_t sector, const iovec *iov, uint64_t bytes) noexcept nogil:
     cdef Cursor cursor
     cdef uint64_t hits = state.counters.cache_hits
     cdef int32_t result
     cursor.piece, cursor.within = iov, 0
     begin_call(state)
     result = get(state, sector << SECTOR_SHIFT, &cursor, min(bytes, PART_BYTES))
+    end_call(state, (state.counters.cache_hits - hits) * state.unit_bytes)
+    return result
+
+
+cdef int32_t write_part(FlashState *state, uint64_t sector, const iovec *iov, uint64_t bytes) noexcept nogil:
+    cdef Cursor cursor
+    cdef int32_t result
+    cdef int32_t flushed = 0
+    if refuses_writes(state, sector, bytes >> SECTOR_SHIFT):
+        return -EROFS
+    cursor.piece, cursor.within = iov, 0
+    begin_call(state)
+    result = put(state, sector << SECTOR_SHIFT, &cursor, min(bytes, PART_BYTES))
+    if result > 0 and result != TARGET_SYNC:
+        flushed = 0 if state.cache_on else flush_cache(state)
+        end_call(state, <uint64_t>result)
+    return flushed if flushed else result
+
+
+cdef int32_t target_read(
+    void *self, uint64_t sector, const iovec *iov, uint32_t pieces, uint64_t bytes
+) noexcept nogil:
+    cdef FlashState *state = <FlashState *>self
+    cdef int32_t result = read_part(state, sector, iov, bytes)
     if result > 0:
         state.counters.bytes_read += <uint64_t>result
-    end_call(state, (state.counters.cache_hits - hits) * state.unit_bytes)
     return result
 
 
@@ -77,20 +97,9 @@ cdef int32_t target_write(
     void *self, uint64_t sector, const iovec *iov, uint32_t pieces, uint64_t bytes
 ) noexcept nogil:
     cdef FlashState *state = <FlashState *>self
-    cdef Cursor cursor
-    cdef int32_t result
-    cdef int32_t flushed
-    if refuses_writes(state, sector, bytes >> SECTOR_SHIFT):
-        return -EROFS
-    cursor.piece, cursor.within = iov, 0
-    begin_call(state)
-    result = put(state, sector << SECTOR_SHIFT, &cursor, min(bytes, PART_BYTES))
+    cdef int32_t result = write_part(state, sector, iov, bytes)
     if result > 0 and result != TARGET_SYNC:
-        if not state.cache_on:
-            flushed = flush_cache(state)
-            result = flushed if flushed else result
-        end_call(state, <uint64_t>max(result, 0))
-        state.counters.bytes_written += <uint64_t>max(result, 0)
+        state.counters.bytes_written += <uint64_t>result
     return result
 
 
@@ -185,7 +194,7 @@ cdef int32_t write_reliably(FlashState *state, Request *request) noexcept nogil:
     cdef uint32_t end
     cdef char *data
     cdef int status
-    cdef int32_t taken = target_write(state, request.sector, &request.piece, 1, request.piece.iov_len)
+    cdef int32_t taken = write_part(state, request.sector, &request.piece, request.piece.iov_len)
     if taken <= 0 or taken == TARGET_SYNC:
         return taken
     end = <uint32_t>((request.sector * SECTOR_BYTES + <uint64_t>taken - 1) // state.unit_bytes) + 1
@@ -276,9 +285,9 @@ cdef void perform(void *argument) noexcept nogil:
     cdef FlashState *state = request.state
     state.target.now_ns = 0  # whoever asks here waits for no real part; the chip looks at the clock itself
     if request.call == CALL_READ:
-        request.result = target_read(state, request.sector, &request.piece, 1, request.piece.iov_len)
+        request.result = read_part(state, request.sector, &request.piece, request.piece.iov_len)
     elif request.call == CALL_WRITE:
-        request.result = target_write(state, request.sector, &request.piece, 1, request.piece.iov_len)
+        request.result = write_part(state, request.sector, &request.piece, request.piece.iov_len)
     elif request.call == CALL_WRITE_RELIABLY:
         request.result = write_reliably(state, request)
     elif request.call == CALL_FLUSH:

@@ -1,7 +1,6 @@
 """A raw image file or a block device as backing. The format is raw, always: never guessed from what a guest wrote."""
 
 import errno
-import fcntl
 import mmap
 import os
 import stat
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from virtflash.backing import block_device, emmc_health, regular_file
 from virtflash.backing.backing import SECTOR_BYTES, Backing, BackingError
+from virtflash.file_lock import lock_file
 
 DIRECT_ALIGNMENTS = (512, 1024, 2048, 4096)  # bytes
 
@@ -60,7 +60,7 @@ def refusal(path: Path, error: OSError, *, read_only: bool, direct: bool) -> str
 def lock(path: Path, fd: int, *, read_only: bool) -> None:
     """Two servers that write one image destroy it. BackingError: another one has it open."""
     try:
-        fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        lock_file(fd, shared=read_only)
     except BlockingIOError:
         os.close(fd)
         raise BackingError(f"{path}: another server uses it; stop that one first") from None

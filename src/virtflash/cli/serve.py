@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,14 @@ PATH = NamedPath(path_type=Path)
     help="Raw image file or block device to serve; several are served at several sockets, in their order.",
 )
 @click.option(
+    "--flash",
+    "flashes",
+    type=PATH,
+    multiple=True,
+    metavar="FILE",
+    help="Emulated flash to serve, as `virtflash create` makes it; of several each has its socket, behind the images'.",
+)
+@click.option(
     "--null",
     "null",
     type=Size(),
@@ -50,6 +59,21 @@ PATH = NamedPath(path_type=Path)
     "--socket", "--socket-path", "sockets", type=PATH, multiple=True, metavar="PATH", help="UNIX socket to listen on."
 )
 @click.option("--fd", type=click.IntRange(min=0), metavar="N", help="A listening socket that was inherited, instead.")
+@click.option(
+    "--host-sync/--no-host-sync",
+    default=True,
+    show_default=True,
+    help="Emulated flash survives a crash of this host too: a flush reaches its disk.",
+)
+@click.option(
+    "--timing", type=click.Choice(["real"]), help="Emulated flash takes the time that the real part would take."
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(-55, 175),
+    metavar="CELSIUS",
+    help="Of the emulated part, from now on; heat ages its data.",
+)
 @click.option("--direct", is_flag=True, help="Go round the host's page cache (O_DIRECT).")
 @click.option("--read-only", is_flag=True, help="Refuse whatever would change data.")
 @click.option("--queues", type=click.IntRange(1, 64), default=1, show_default=True, help="Virtqueues offered.")
@@ -89,6 +113,7 @@ PATH = NamedPath(path_type=Path)
 def serve(
     *,
     images: tuple[Path, ...],
+    flashes: tuple[Path, ...],
     null: int | None,
     sockets: tuple[Path, ...],
     fd: int | None,
@@ -97,7 +122,7 @@ def serve(
     print_capabilities: bool,
     **how: Any,
 ) -> int:
-    """Serve raw images or block devices to virtual machines as virtio block devices, over vhost-user.
+    """Serve raw images, block devices or emulated flash to virtual machines as virtio block devices, over vhost-user.
 
     Runs in the foreground until SIGTERM. A front end may leave and come back, or another one may come. SIGHUP looks
     whether an image has grown and tells its guest.
@@ -105,14 +130,17 @@ def serve(
     if print_capabilities:
         click.echo(CAPABILITIES)
         return 0
-    check_what_and_where(images=len(images), null=null is not None, sockets=len(sockets), fd=fd is not None)
-    check_named_once([*images, *sockets])
+    count = len(images) + len(flashes)
+    check_what_and_where(images=count, null=null is not None, sockets=len(sockets), fd=fd is not None)
+    check_named_once([*images, *flashes, *sockets])
+    check_options_of_kind(images=bool(images), flashes=bool(flashes), how=how)
     from virtflash.server import Options, Volume  # noqa: PLC0415
 
     places: list[tuple[Path | None, int | None]] = [(path, None) for path in sockets] or [(None, fd)]
+    served: list[Volume] = [Volume(image=image) for image in images] + [Volume(flash=flash) for flash in flashes]
     volumes = [
-        Volume(image, None if image else null, path, inherited)
-        for image, (path, inherited) in zip(images or (None,), places, strict=True)
+        replace(volume, socket_path=path, fd=inherited)
+        for volume, (path, inherited) in zip(served or [Volume(null_bytes=null)], places, strict=True)
     ]
     return serve_volumes(volumes, Options(**how), log_level=log_level, log_json=log_json)
 
@@ -120,11 +148,19 @@ def serve(
 def check_what_and_where(*, images: int, null: bool, sockets: int, fd: bool) -> None:
     """click.UsageError: what to serve, or where, is missing or said twice."""
     if bool(images) == null:
-        raise click.UsageError("name what to serve: either --image FILE or --null SIZE")
+        raise click.UsageError("name what to serve: --image FILE, --flash FILE or --null SIZE")
     if bool(sockets) == fd:
         raise click.UsageError("name where to serve it: either --socket PATH or --fd N")
     if (images or 1) != (sockets or 1):
         raise click.UsageError(f"volumes to serve: {images or 1}, sockets: {sockets or 1}; each needs one of its own")
+
+
+def check_options_of_kind(*, images: bool, flashes: bool, how: dict[str, Any]) -> None:
+    """click.UsageError: an option of what is not served."""
+    if how["direct"] and flashes and not images:
+        raise click.UsageError("--direct is of images; emulated flash has no page cache to go round")
+    if not flashes and (how["timing"] is not None or how["temperature"] is not None or not how["host_sync"]):
+        raise click.UsageError("--timing, --temperature and --no-host-sync are of emulated flash: name it with --flash")
 
 
 def check_named_once(paths: Sequence[Path]) -> None:

@@ -141,7 +141,7 @@ def offered_features(backing: Backing, options: BlkOptions) -> int:
         BlkFeature.DISCARD: backing.max_discard_sectors > 0,
         BlkFeature.WRITE_ZEROES: backing.max_write_zeroes_sectors > 0,
         BlkFeature.SECURE_ERASE: backing.max_secure_erase_sectors > 0,
-        BlkFeature.LIFETIME: backing.life_time_fd >= 0 and backing.pre_eol_fd >= 0,
+        BlkFeature.LIFETIME: backing.lifetime or (backing.life_time_fd >= 0 and backing.pre_eol_fd >= 0),
     }
     for feature, offered in possible.items():
         features |= feature if offered else 0

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from virtflash.file_lock import lock_file
+
 MAGIC = b"vflash\r\n"  # a transfer that takes it for text damages it visibly
 VERSION = 1
 SUPERBLOCK_BYTES = 4096
@@ -224,7 +226,7 @@ def open_or_refuse(path: Path, *, read_only: bool) -> int:
 def lock(path: Path, fd: int, *, read_only: bool) -> None:
     """Two servers on one image destroy it. Raises ImageError."""
     try:
-        fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        lock_file(fd, shared=read_only)
     except BlockingIOError:
         raise ImageError(f"{path}: another server uses it; stop that one first") from None
     except OSError as error:
