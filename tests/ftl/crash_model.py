@@ -6,7 +6,7 @@ a mount shows stays so at every later mount. A unit's content says which unit an
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from virtflash.flash.emulated import EmulatedFlash
@@ -27,7 +27,12 @@ class Part:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def make(self, seed: int = 1) -> EmulatedFlash:
-        return EmulatedFlash.in_memory(seed=seed, **self.chip)
+        track = self.settings.get("host_sync", False)
+        return EmulatedFlash.in_memory(seed=seed, track_sync=track, **self.chip)
+
+    def on_a_disk(self) -> "Part":
+        """The same with its image on a disk of a host that may crash."""
+        return replace(self, settings={**self.settings, "host_sync": True})
 
     def format(self, flash: EmulatedFlash) -> Translation:
         return Translation.format(flash, self.units, unit_bytes=UNIT_BYTES, reserve_blocks=2, **self.settings)
@@ -237,6 +242,11 @@ class Run:
                 continue
             self.flash.power_on()  # a cut that was not reached is called off
             return lost
+
+    def crash_host(self, seed: int) -> None:
+        """The pages of the image that were not synced reach the disk, or not, or in part."""
+        self.flash.host_crash(seed)
+        self.layer = self.part.mount(self.flash)
 
     def settle_twice(self) -> None:
         """What is read stays so, at every later mount."""

@@ -23,6 +23,7 @@ from virtflash.ftl.state cimport (
     BLOCK_CLOSED,
     BLOCK_FREE,
     BLOCK_OPEN,
+    FLAG_ASIDE,
     FLAG_BLANK,
     FLAG_META,
     FLAG_RETIRE,
@@ -60,7 +61,7 @@ cdef inline void release_block(Ftl *ftl, uint32_t block) noexcept nogil:
         ftl.use[block] = BLOCK_CLOSED  # until it is safe to lose; see `retire_dead`
         return
     ftl.use[block] = BLOCK_FREE
-    ftl.flags[block] &= FLAG_SLC | FLAG_TAINTED  # what its old frames are like, and that they have to go
+    ftl.flags[block] &= FLAG_SLC | FLAG_TAINTED | FLAG_ASIDE  # what its old frames are like, and that they have to go
     ftl.free_blocks += 1
     ftl.generation += 1
 

@@ -23,6 +23,7 @@ from virtflash.ftl.state cimport (
     CHECKPOINT_IDLE,
     CHECKPOINT_READY,
     CHECKPOINT_SLICES,
+    FLAG_ASIDE,
     FLAG_META,
     FLAG_RETIRE,
     STREAM_COUNT,
@@ -166,6 +167,7 @@ cdef inline void release_old_metadata(Ftl *ftl) noexcept nogil:
     """What a newer checkpoint has made needless. Of a block of metadata `dead_since` was its last frame."""
     cdef uint32_t block
     for block in range(ftl.blocks):
+        ftl.flags[block] &= ~<uint8_t>FLAG_ASIDE
         if ftl.use[block] != BLOCK_CLOSED or not ftl.flags[block] & FLAG_META:
             continue
         if ftl.dead_since[block] < ftl.checkpoint.start:

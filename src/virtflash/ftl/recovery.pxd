@@ -429,6 +429,20 @@ cdef inline void mark_suspects(Ftl *ftl, Recovery *recovery) noexcept nogil:
             suspect = False
 
 
+cdef inline void hold_block(Ftl *ftl, uint32_t physical) noexcept nogil:
+    """What a suspect frame took the place of is needed again, should that frame not be readable at the next mount, if
+    this one is cut. So its block is not erased before the recovery is complete."""
+    if physical < UNIT_LIMIT:
+        ftl.flags[physical // ftl.block_units] |= FLAG_ASIDE
+
+
+cdef inline void hold_replaced(Ftl *ftl, const FrameRecord *record) noexcept nogil:
+    cdef uint32_t i
+    for i in range(record.header.words):
+        if record.words[i] < ftl.units:
+            hold_block(ftl, ftl.map[record.words[i]])
+
+
 cdef inline void replay_data(Ftl *ftl, uint32_t block, uint32_t frame, const FrameRecord *record) noexcept nogil:
     cdef FrameLayout *layout = layout_of(ftl, block)
     cdef uint32_t base = block * ftl.block_units + frame * layout.units
@@ -438,16 +452,18 @@ cdef inline void replay_data(Ftl *ftl, uint32_t block, uint32_t frame, const Fra
             ftl.map[record.words[i]] = base + i
 
 
-cdef inline void replay_trims(Ftl *ftl, uint32_t block, uint32_t frame, uint32_t count) noexcept nogil:
+cdef inline void replay_trims(Ftl *ftl, const Found *found, uint32_t count) noexcept nogil:
     cdef const TrimRange *ranges = <const TrimRange *>ftl.frame_buffer
     cdef uint32_t i
     cdef uint32_t unit
-    if read_payload(ftl, block, frame) != FLASH_OK or count * sizeof(TrimRange) > payload_bytes(ftl, meta_layout(ftl)):
+    if read_payload(ftl, found.block, found.frame) != FLASH_OK or count * sizeof(TrimRange) > payload_bytes(ftl, meta_layout(ftl)):
         return
     for i in range(count):
         if ranges[i].first > ftl.units or ranges[i].count > ftl.units - ranges[i].first:
             continue
         for unit in range(ranges[i].first, ranges[i].first + ranges[i].count):
+            if found.suspect:
+                hold_block(ftl, ftl.map[unit])
             ftl.map[unit] = <uint32_t>(UNIT_LOST if ranges[i].lost else UNIT_UNMAPPED)
 
 
@@ -461,11 +477,14 @@ cdef inline void replay(Ftl *ftl, Recovery *recovery) noexcept nogil:
         if read_record(ftl, found.block, found.frame, &record) != FLASH_OK:
             continue
         if kind_of(&record) == FRAME_TRIM:
-            replay_trims(ftl, found.block, found.frame, record.header.argument)
+            replay_trims(ftl, found, record.header.argument)
         elif kind_of(&record) == FRAME_DATA:
             if found.suspect and not keep_frame(ftl, found):
                 recovery.torn += 1
                 continue  # it was never completed
+            if found.suspect:
+                hold_replaced(ftl, &record)
+                ftl.flags[found.block] |= FLAG_ASIDE
             replay_data(ftl, found.block, found.frame, &record)
 
 
@@ -513,7 +532,7 @@ cdef inline void settle_block(Ftl *ftl, Recovery *recovery, uint32_t block) noex
             ftl.written[block] = layout_of(ftl, block).frames
     else:
         ftl.free_blocks += 1
-        ftl.flags[block] &= FLAG_SLC
+        ftl.flags[block] &= FLAG_SLC | FLAG_ASIDE
     if recovery.first[block] >= recovery.start and ftl.hours[block] == 0:
         ftl.hours[block] = <uint32_t>ftl.chip.hours(ftl.chip)
 
@@ -603,18 +622,6 @@ cdef inline int rewrite_suspects(Ftl *ftl, Recovery *recovery) noexcept nogil:
     return 0
 
 
-cdef inline void set_aside(Ftl *ftl, Recovery *recovery, bint aside) noexcept nogil:
-    """Blocks with suspect frames are not collected: what was kept of them is surer than what is read again."""
-    cdef uint64_t i
-    for i in range(recovery.count):
-        if recovery.found[i].kept == NULL:
-            continue
-        if aside:
-            ftl.flags[recovery.found[i].block] |= FLAG_ASIDE
-        else:
-            ftl.flags[recovery.found[i].block] &= ~<uint8_t>FLAG_ASIDE
-
-
 cdef inline int make_space(Ftl *ftl, uint32_t blocks) noexcept nogil:
     """Recoveries that were cut themselves have each taken a block or two. 0, or why there is no more space."""
     cdef int result = 0
@@ -657,9 +664,7 @@ cdef inline int make_durable(Ftl *ftl, Recovery *recovery) noexcept nogil:
     cdef int result
     ftl.sequence += SEQUENCE_GAP
     ftl.synced = ftl.sequence  # the image was synced before it was mounted
-    set_aside(ftl, recovery, True)
     result = make_space(ftl, LEAST_BLOCKS)
-    set_aside(ftl, recovery, False)
     if result == 0:
         result = rewrite_suspects(ftl, recovery)
     if result == 0:

@@ -11,6 +11,7 @@ from virtflash.flash.chip cimport FLASH_NOWHERE, FLASH_NO_ROOM, FLASH_OK, FLASH_
 from virtflash.ftl.frame cimport FRAME_PAD, RECORD_WORDS_MIN, FrameRecord, layout_of, program_frame
 from virtflash.ftl.state cimport (
     BLOCK_FREE,
+    FLAG_ASIDE,
     FLAG_RETIRE,
     FLAG_SLC,
     FRAME_UNITS_MAX,
@@ -103,4 +104,4 @@ cdef inline int pad_exposed(Ftl *ftl) noexcept nogil:
 
 
 cdef inline bint is_erasable(const Ftl *ftl, uint32_t block, uint64_t safe) noexcept nogil:
-    return ftl.use[block] == BLOCK_FREE and ftl.dead_since[block] <= safe
+    return ftl.use[block] == BLOCK_FREE and ftl.dead_since[block] <= safe and not ftl.flags[block] & FLAG_ASIDE

@@ -35,7 +35,7 @@ cdef enum:
     FLAG_REFRESH = 8  # its data has to be written anew
     FLAG_TAINTED = 16  # it holds data that a secure erase has to remove
     FLAG_BLANK = 32  # free, erased already, physically
-    FLAG_ASIDE = 64  # not to be collected now
+    FLAG_ASIDE = 64  # neither collected nor erased before a recovery is complete
 
 cdef enum:
     STREAM_HOST  # what the host writes, in full frames

@@ -3,14 +3,16 @@
 Until then the units' copies stay where they are: whatever a trim made needless is not erased before it is on the flash.
 """
 
-from libc.errno cimport EROFS
+from libc.errno cimport EIO
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from virtflash.flash.chip cimport FLASH_OK
 from virtflash.flash.crc32c cimport crc32c
 from virtflash.ftl.append cimport append_frame, supersede
 from virtflash.ftl.allocation cimport need_block
 from virtflash.ftl.frame cimport FRAME_TRIM, RECORD_WORDS_MIN, FrameLayout, FrameRecord, layout_of
+from virtflash.ftl.safety cimport pad_stream
 from virtflash.ftl.state cimport (
     FRAME_UNITS_MAX,
     STREAM_META,
@@ -94,8 +96,12 @@ cdef inline int program_some(Ftl *ftl) noexcept nogil:
 cdef inline int program_trims(Ftl *ftl) noexcept nogil:
     """Let the flash know of every trim that waits."""
     cdef int result = 0
+    if ftl.trims.count == 0:
+        return 0
     while ftl.trims.count and not result:
         result = program_some(ftl)
+    if result == 0 and ftl.partner != NULL and pad_stream(ftl, &ftl.streams[STREAM_META]) != FLASH_OK:
+        result = -EIO  # what they made needless may be erased only when they are safe themselves
     return result
 
 
