@@ -38,7 +38,7 @@ class Part:
         return Translation.format(flash, self.units, unit_bytes=UNIT_BYTES, reserve_blocks=2, **self.settings)
 
     def mount(self, flash: EmulatedFlash) -> Translation:
-        return Translation.mount(flash, self.units, unit_bytes=UNIT_BYTES, **self.settings)
+        return Translation.mount(flash, self.units, unit_bytes=UNIT_BYTES, reserve_blocks=2, **self.settings)
 
 
 PLANAR_PAIRS = [0xFFFF if page < 3 or page % 2 == 0 else page - 3 for page in range(16)]  # lower 0 2 4.., upper 3 5 7..

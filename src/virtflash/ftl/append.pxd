@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from virtflash.flash.chip cimport FLASH_NO_ROOM, FLASH_OK, FLASH_POWER_LOST
+from virtflash.flash.crc32c cimport crc32c
 from virtflash.ftl.allocation cimport close_stream, need_block, release_block
 from virtflash.ftl.frame cimport FRAME_DATA, RECORD_WORDS_MIN, FrameLayout, FrameRecord, layout_of, program_frame
 from virtflash.ftl.safety cimport note_programmed
@@ -88,6 +89,8 @@ cdef inline int append_units(
     for i in range(layout.units):
         padded[i] = data[i] if i < count else NULL
         record.words[i] = units[i] if i < count else <uint32_t>UNIT_UNMAPPED
+    if layout.in_tail:
+        record.words[1] = crc32c(data[0], ftl.unit_bytes)
     result = append_frame(ftl, which, &record, padded)
     if result:
         return result

@@ -12,7 +12,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from virtflash.flash.chip cimport FLASH_OK, FLASH_PHYSICAL, FLASH_POWER_LOST, FLASH_PURGE
 from virtflash.ftl.allocation cimport close_stream, erase_block, retire
 from virtflash.ftl.collection cimport end_move, move_frame, start_move
-from virtflash.ftl.frame cimport FRAME_DATA, FrameRecord, kind_of, layout_of, read_record, simple_operation
+from virtflash.ftl.frame cimport FRAME_DATA, FrameLayout, FrameRecord, kind_of, layout_of, read_record, simple_operation
 from virtflash.ftl.safety cimport pad_exposed, safe_sequence
 from virtflash.ftl.state cimport (
     BLOCK_BAD,
@@ -37,11 +37,11 @@ cdef enum:
     EVERYTHING = 0xffffffff  # as a count: whatever is stale, of any unit
 
 
-cdef inline bint names_any(const FrameRecord *record, uint32_t first, uint32_t count) noexcept nogil:
+cdef inline bint names_any(const FrameRecord *record, uint32_t units, uint32_t first, uint32_t count) noexcept nogil:
     cdef uint32_t i
     if kind_of(record) != FRAME_DATA:
         return False
-    for i in range(record.header.words):
+    for i in range(units):
         if record.words[i] >= first and record.words[i] - first < count:
             return True
     return False
@@ -49,12 +49,13 @@ cdef inline bint names_any(const FrameRecord *record, uint32_t first, uint32_t c
 
 cdef inline bint holds_any(Ftl *ftl, uint32_t block, uint32_t first, uint32_t count) noexcept nogil:
     """Was any frame of this block written for one of these units? A frame whose record cannot be read may have been."""
+    cdef FrameLayout *layout = layout_of(ftl, block)
     cdef FrameRecord record
     cdef uint32_t frame
     cdef int status
-    for frame in range(layout_of(ftl, block).frames):
+    for frame in range(layout.frames):
         status = read_record(ftl, block, frame, &record)
-        if status < 0 or (status == FLASH_OK and names_any(&record, first, count)):
+        if status < 0 or (status == FLASH_OK and names_any(&record, layout.units, first, count)):
             return True
     return False
 

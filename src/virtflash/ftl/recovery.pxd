@@ -11,6 +11,7 @@ from libc.stdlib cimport free, malloc, qsort, realloc
 from libc.string cimport memcpy, memset
 
 from virtflash.flash.chip cimport FLASH_ERASED, FLASH_IS_BAD, FLASH_OK, FLASH_POWER_LOST
+from virtflash.flash.crc32c cimport crc32c
 from virtflash.ftl.allocation cimport RESERVED_BLOCKS
 from virtflash.ftl.append cimport append_units
 from virtflash.ftl.checkpoint cimport (
@@ -385,6 +386,20 @@ cdef inline bint read_frame(Ftl *ftl, uint32_t block, uint32_t frame, char *into
     return True
 
 
+cdef inline bint data_fits(Ftl *ftl, const FrameRecord *record, uint32_t block, const char *data) noexcept nogil:
+    """Is this what was written? Where there is an ECC it would have said so."""
+    return not layout_of(ftl, block).in_tail or record.words[1] == crc32c(data, ftl.unit_bytes)
+
+
+cdef inline bint is_whole(Ftl *ftl, const FrameRecord *record, const Found *found) noexcept nogil:
+    """Of parts without an ECC nothing is believed: a host that crashed may have kept a record and lost its data."""
+    if not layout_of(ftl, found.block).in_tail:
+        return True
+    if not read_frame(ftl, found.block, found.frame, ftl.frame_buffer):
+        return False
+    return data_fits(ftl, record, found.block, ftl.frame_buffer)
+
+
 cdef inline bint keep_frame(Ftl *ftl, Found *found) noexcept nogil:
     """Read a suspect frame, and keep what it holds. False: it cannot be read."""
     found.kept = <char *>malloc(layout_of(ftl, found.block).units * ftl.unit_bytes)
@@ -392,7 +407,8 @@ cdef inline bint keep_frame(Ftl *ftl, Found *found) noexcept nogil:
         return False
     if read_record(ftl, found.block, found.frame, &found.record) == FLASH_OK:
         if read_frame(ftl, found.block, found.frame, found.kept):
-            return True
+            if data_fits(ftl, &found.record, found.block, found.kept):
+                return True
     free(found.kept)
     found.kept = NULL
     return False
@@ -436,9 +452,9 @@ cdef inline void hold_block(Ftl *ftl, uint32_t physical) noexcept nogil:
         ftl.flags[physical // ftl.block_units] |= FLAG_ASIDE
 
 
-cdef inline void hold_replaced(Ftl *ftl, const FrameRecord *record) noexcept nogil:
+cdef inline void hold_replaced(Ftl *ftl, uint32_t block, const FrameRecord *record) noexcept nogil:
     cdef uint32_t i
-    for i in range(record.header.words):
+    for i in range(layout_of(ftl, block).units):
         if record.words[i] < ftl.units:
             hold_block(ftl, ftl.map[record.words[i]])
 
@@ -479,11 +495,11 @@ cdef inline void replay(Ftl *ftl, Recovery *recovery) noexcept nogil:
         if kind_of(&record) == FRAME_TRIM:
             replay_trims(ftl, found, record.header.argument)
         elif kind_of(&record) == FRAME_DATA:
-            if found.suspect and not keep_frame(ftl, found):
+            if not (keep_frame(ftl, found) if found.suspect else is_whole(ftl, &record, found)):
                 recovery.torn += 1
                 continue  # it was never completed
             if found.suspect:
-                hold_replaced(ftl, &record)
+                hold_replaced(ftl, found.block, &record)
                 ftl.flags[found.block] |= FLAG_ASIDE
             replay_data(ftl, found.block, found.frame, &record)
 

@@ -41,9 +41,11 @@ class Translation:
         *,
         unit_bytes: int = 4096,
         read_only: bool = False,
+        reserve_blocks: int = 0,
         **settings: Any,
     ) -> Self:
-        """Find again what is on a chip. `read_only`: change nothing on it. TranslationError: there is nothing, or it
+        """Find again what is on a chip. `read_only`: change nothing on it. `reserve_blocks`: as at format,
+        for when not even a checkpoint can be read. TranslationError: there is nothing, or it
         contradicts itself; OSError."""
     @property
     def sizes(self) -> ChipSizes: ...

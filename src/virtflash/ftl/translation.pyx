@@ -162,12 +162,13 @@ cdef class Translation:
         return self
 
     @classmethod
-    def mount(cls, EmulatedFlash device, uint32_t units, *, unit_bytes=4096, read_only=False, **settings):
+    def mount(cls, EmulatedFlash device, uint32_t units, *, unit_bytes=4096, read_only=False, reserve_blocks=0, **settings):
         cdef Translation self = Translation.__new__(Translation)
         cdef Recovery recovery
         cdef bint may_write = not read_only
         cdef int result
         self._prepare(device, units, unit_bytes, settings)
+        self.ftl.reserve_blocks = reserve_blocks
         memset(&recovery, 0, sizeof(Recovery))
         recovery.first = <uint64_t *>calloc(self.ftl.blocks, sizeof(uint64_t))
         recovery.meta = <uint8_t *>calloc(self.ftl.blocks, 1)
@@ -199,6 +200,8 @@ cdef class Translation:
             raise TranslationError("the metadata on this flash contradicts itself")
         if result:
             raise OSError(-result, f"the flash could not be {done}: {os.strerror(-result)}")
+        if self.ftl.settings.host_sync:
+            self.sync()
 
     def _prepare(self, EmulatedFlash device, uint32_t units, uint32_t unit_bytes, dict settings):
         cdef Ftl *ftl = &self.ftl
