@@ -99,7 +99,8 @@ def test_misuse_of_read(block: int, page: int, offset: int, length: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("block", "slc", "figures"), [(BLOCKS, False, {}), (5, False, {}), (0, True, {"slc_page_bytes": 0, "slc_pages_per_block": 0})]
+    ("block", "slc", "figures"),
+    [(BLOCKS, False, {}), (5, False, {}), (0, True, {"slc_page_bytes": 0, "slc_pages_per_block": 0})],
 )
 def test_misuse_of_erase(block: int, slc: bool, figures: dict[str, int]) -> None:
     flash = small(**figures)

@@ -314,7 +314,8 @@ def in_flight(path: Path, operation: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "seen"), [(0, {ERASED}), (1, {UNCORRECTABLE}), (2, {OK, UNCORRECTABLE}), (3, {ERASED, UNCORRECTABLE}), (4, {OK})]
+    ("how", "seen"),
+    [(0, {ERASED}), (1, {UNCORRECTABLE}), (2, {OK, UNCORRECTABLE}), (3, {ERASED, UNCORRECTABLE}), (4, {OK})],
 )
 def test_what_was_in_flight_is_cut_at_open(tmp_path: Path, how: int, seen: set[int]) -> None:
     path = tmp_path / "chip"

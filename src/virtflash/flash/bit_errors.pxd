@@ -1,4 +1,4 @@
-"""Bit errors of a read: how many are drawn, codeword by codeword, and what becomes of the data where they are too many."""
+"""Bit errors of a read: how many are drawn, by codeword, and what becomes of the data where they are too many."""
 
 from libc.math cimport fabs
 from libc.stdint cimport uint32_t, uint64_t
@@ -50,10 +50,10 @@ cdef inline void spoil_data(Device *device, FlashOperation *operation, uint32_t 
         noexcept nogil:
     """Wrong bits among bytes `begin` to `end` of what was asked for."""
     cdef uint64_t random
-    cdef uint32_t i
+    cdef uint32_t _
     if begin >= end:
         return
-    for i in range(errors):
+    for _ in range(errors):
         random = draw(&device.state.random)
         flip_bit(operation, begin + <uint32_t>((random >> 32) % (end - begin)), random & 7)
 
@@ -82,8 +82,9 @@ cdef inline void deal_errors(
 ) noexcept nogil:
     cdef uint32_t dealt[CODEWORDS_DEALT]
     cdef uint32_t i
+    cdef uint32_t _
     memset(dealt, 0, codewords * sizeof(uint32_t))
-    for i in range(errors):
+    for _ in range(errors):
         dealt[(draw(&device.state.random) >> 32) % codewords] += 1
     for i in range(codewords):
         if dealt[i]:
@@ -118,12 +119,12 @@ cdef inline int garble(Device *device, FlashOperation *operation, const PageReco
     """Of a torn page: the same wrong bits every time. The data is in place."""
     cdef uint64_t random = page.generation * <uint64_t>0x9e3779b97f4a7c15 + operation.page
     cdef uint64_t bits
-    cdef uint32_t i
-    for i in range(operation.length // 16 + 1 if operation.length else 0):
+    cdef uint32_t _
+    for _ in range(operation.length // 16 + 1 if operation.length else 0):
         bits = draw(&random)
         flip_bit(operation, <uint32_t>((bits >> 32) % operation.length), bits & 7)
     if operation.spare != NULL and device.geometry.spare_bytes:
-        for i in range(4):
+        for _ in range(4):
             bits = draw(&random)
             operation.spare[(bits >> 32) % device.geometry.spare_bytes] ^= <char>(1 << (bits & 7))
     return FLASH_UNCORRECTABLE

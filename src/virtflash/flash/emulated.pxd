@@ -1,4 +1,4 @@
-"""An emulated chip, for compiled code: `chip` is the contract's (`chip.pxd`); keep the object for as long as you use it."""
+"""An emulated chip, for compiled code: `chip` is the contract's (`chip.pxd`); keep the object while you use it."""
 
 from libc.stdint cimport uint32_t, uint64_t
 

@@ -126,9 +126,7 @@ class EmulatedFlash:
         """Let go of the image, in order; with `host_sync`, once it is on the disk. OSError: it cannot be synced."""
     def __enter__(self) -> Self: ...
     def __exit__(self, *error: object) -> None: ...
-    def read(
-        self, block: int, page: int, offset: int = 0, length: int | None = None
-    ) -> tuple[int, bytes, bytes]:
+    def read(self, block: int, page: int, offset: int = 0, length: int | None = None) -> tuple[int, bytes, bytes]:
         """Status, data (by default to the end of the page) and spare bytes."""
     def read_fully(
         self, block: int, page: int, offset: int = 0, length: int | None = None
@@ -173,5 +171,5 @@ class EmulatedFlash:
     def counters(self) -> Counters:
         """Operations since the image was made, bits corrected, failures, hours lived, and so on."""
     def block_table(self) -> numpy.ndarray[Any, Any]:
-        """A copy, by block: cycles, slc_cycles, reads (since its erase), next_page, factor, failures, erased_hours, slc,
-        bad, factory_bad, broken, erase_cut, weak, not_wiped."""
+        """A copy, by block: cycles, slc_cycles, reads (since its erase), next_page, factor, failures, erased_hours, and
+        slc, bad, factory_bad, broken, erase_cut, weak, not_wiped."""

@@ -25,8 +25,6 @@ import fcntl
 import os
 from pathlib import Path
 
-from virtflash.engine.system cimport fdatasync
-from virtflash.flash.block_record cimport renew_block
 from virtflash.flash.chip cimport (
     FLASH_ERASE,
     FLASH_ERASED,
@@ -52,7 +50,7 @@ from virtflash.flash.chip cimport (
 )
 from virtflash.flash.crc32c cimport crc32c as checksum_of
 from virtflash.flash.crc32c cimport crc32c_plain as plain_checksum_of
-from virtflash.flash.device cimport CutChances, Device, ErrorEstimate, is_slc, page_bytes, page_record
+from virtflash.flash.device cimport CutChances, Device, ErrorEstimate, page_bytes, page_record
 from virtflash.flash.erase cimport erase_block
 from virtflash.flash.image cimport (
     BLOCK_BAD,
@@ -68,26 +66,23 @@ from virtflash.flash.image cimport (
     LEFT_CLOSED,
     LEFT_OPEN,
     LEFT_SYNCED,
-    NOR_PAGE_BYTES_MAX,
-    PAGE_HEADER_BYTES,
     PAGE_TORN,
     PAGE_UNSTABLE,
     STATE_OFFSET,
     BlockRecord,
-    NorTail,
     PageRecord,
     State,
 )
 from virtflash.flash.nand cimport nand_program, nand_read
 from virtflash.flash.nor cimport nor_program, nor_read
 from virtflash.flash.page_record cimport is_programmed, seal_record
-from virtflash.flash.physics cimport Physics, acceleration, draw, draw_factor, draw_uniform
+from virtflash.flash.physics cimport acceleration, draw, draw_factor, draw_uniform
 from virtflash.flash.power_cut cimport CUT_RANDOM, PROGRAM_OUTCOMES, cut_operation
 from virtflash.flash.space cimport give_back, reserve, reserve_page, reserve_records, wipe_blocks
 from virtflash.flash.timing cimport take_time
 
 from virtflash.flash import image
-from virtflash.flash.image import ImageError, Superblock
+from virtflash.flash.image import ImageError
 
 cdef extern from *:
     """
@@ -433,7 +428,7 @@ cdef class EmulatedFlash:
         return 0
 
     cdef int make_blocks(self, double factory_bad_share) except -1:
-        """Blocks as they leave the factory: each of its own quality, a few of them bad; the first one is always good."""
+        """Blocks as they leave the factory: each of its own quality, a few of them bad, never the first one."""
         cdef uint32_t block
         for block in range(self.chip.geometry.blocks):
             self.device.blocks[block].factor = draw_factor(&self.device.physics, &self.device.state.random)
@@ -469,7 +464,7 @@ cdef class EmulatedFlash:
         return 0
 
     def choose_window(self):
-        """How much is reserved at once: as much as the kernel may want at once. On tmpfs it falls back to small pages."""
+        """How much is reserved at once: what the kernel may want at once. On tmpfs it falls back to small pages."""
         cdef bint in_memory = is_tmpfs(self.device.fd)
         self.device.window_shift = TMPFS_WINDOW_SHIFT if in_memory else WINDOW_SHIFT
         if in_memory:
@@ -526,7 +521,6 @@ cdef class EmulatedFlash:
         return 0
 
     def close(self):
-        cdef int result = 0
         if self.device.fd < 0:
             return
         fd, self.device.fd = self.device.fd, -1
@@ -589,7 +583,9 @@ cdef class EmulatedFlash:
     def program(self, uint32_t block, uint32_t page, const unsigned char[::1] data not None, spare=None, offset=0):
         return self.program_fully(block, page, data, spare, offset)[0]
 
-    def program_fully(self, uint32_t block, uint32_t page, const unsigned char[::1] data not None, spare=None, offset=0):
+    def program_fully(
+        self, uint32_t block, uint32_t page, const unsigned char[::1] data not None, spare=None, offset=0
+    ):
         cdef FlashOperation operation
         cdef iovec piece
         cdef const unsigned char[::1] spare_view
@@ -830,6 +826,6 @@ def blocks_for(path, profile, capacity_bytes, over_provisioning, unit_bytes):
     )
     if profile.geometry.blocks and blocks > profile.geometry.blocks:
         raise ImageError(
-            f"{path}: {capacity_bytes} bytes take {blocks} blocks, and the part has {profile.geometry.blocks}; ask for less"
+            f"{path}: {capacity_bytes} bytes take {blocks} blocks, the part has {profile.geometry.blocks}; ask for less"
         )
     return profile.geometry.blocks or blocks

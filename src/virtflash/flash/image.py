@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from virtflash.file_lock import lock_file
 
@@ -152,26 +153,27 @@ def unpacked(path: Path, data: bytes, checksum: Callable[[bytes], int]) -> Super
         raise ImageError(f"{path}: truncated: its superblock ends early; restore it from a copy")
     version, found = struct.unpack_from("<II", data, 8)
     if version > VERSION:
-        raise ImageError(f"{path}: its format is of version {version}, and this program knows {VERSION}; use a newer one")
+        raise ImageError(f"{path}: its format is version {version}, and this program knows {VERSION}; use a newer one")
     zeroed = data[:CHECKSUM_OFFSET] + bytes(4) + data[CHECKSUM_OFFSET + 4 :]
     if version < 1 or checksum(zeroed) != found:
         raise ImageError(f"{path}: its superblock is damaged (checksum); restore it from a copy")
     superblock = from_values(SUPERBLOCK.unpack_from(data))
     problem = superblock.problem()
     if problem or superblock.packed(checksum) != data:
-        raise ImageError(f"{path}: its superblock contradicts itself{': ' + problem if problem else ''}; make a new image")
+        detail = f" ({problem})" if problem else ""
+        raise ImageError(f"{path}: its superblock contradicts itself{detail}; make a new image")
     return superblock
 
 
-def from_values(values: tuple[int | bytes, ...]) -> Superblock:
+def from_values(values: tuple[Any, ...]) -> Superblock:
     (_, _, _, identity, _, capacity, seed, unit, over_provisioning, kind, bits, _, *rest) = values
     geometry = ("page_bytes", "spare_bytes", "pages_per_block", "blocks", "slc_page_bytes", "slc_pages_per_block",
                 "endurance", "slc_endurance", "dies", "profile_bytes", "pairs")  # fmt: skip
     named = dict(zip(geometry, rest, strict=False))
     return Superblock(
         uuid=identity, capacity_bytes=capacity, seed=seed, unit_bytes=unit, over_provisioning_milli=over_provisioning,
-        kind=KINDS[kind] if kind in range(len(KINDS)) else "", bits_per_cell=bits, **named,
-    )  # type: ignore[arg-type]  # fmt: skip
+        kind=KINDS[kind] if kind < len(KINDS) else f"number {kind}", bits_per_cell=bits, **named,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -246,9 +248,9 @@ def read_parts(path: Path, fd: int, superblock: Superblock) -> ImageFile:
         raise ImageError(f"{path}: the profile in it is damaged; restore it from a copy") from None
 
 
-def new_superblock(**figures: object) -> Superblock:
+def new_superblock(**figures: Any) -> Superblock:
     """With an identity of its own. Raises ImageError where no chip can be so."""
-    superblock = Superblock(uuid=uuid.uuid4().bytes, **figures)  # type: ignore[arg-type]
+    superblock = Superblock(uuid=uuid.uuid4().bytes, **figures)
     problem = superblock.problem()
     if problem:
         raise ImageError(f"no image can be made of such a chip: {problem}")

@@ -1,4 +1,4 @@
-"""When the real part would be done: each die does one thing after the other. What an operation changes, it changes at once."""
+"""When the real part would be done: each die does one thing after the other. What changes, changes at once."""
 
 from libc.stdint cimport uint32_t, uint64_t
 
