@@ -49,17 +49,27 @@ PARTS = {
 class FlashInMemory:
     """A chip, its translation layer, and a target on it, which can be power cycled."""
 
-    def __init__(self, part: str = "mlc", **target: Any) -> None:
-        self.part = PARTS[part]
-        self.chip = EmulatedFlash.in_memory(**self.part.chip)
+    def __init__(self, part: str = "mlc", *, host_sync: bool = False, **target: Any) -> None:
+        self.part, self.host_sync = PARTS[part], host_sync
+        self.chip = EmulatedFlash.in_memory(**self.part.chip, host_sync=host_sync, track_sync=host_sync)
         self.options = {"user_sectors": self.part.units * UNIT_SECTORS} | target
-        translation = Translation.format(self.chip, self.part.units, reserve_blocks=RESERVE_BLOCKS)
+        self.options |= {"sync_fd": self.chip.fd} if host_sync else {}
+        translation = Translation.format(self.chip, self.part.units, reserve_blocks=RESERVE_BLOCKS, host_sync=host_sync)
+        self.set_up(translation)
+
+    def set_up(self, translation: Translation) -> None:
         self.target = FlashTarget(translation, **self.options)
+        self.target.sync_image = self.chip.sync
 
     def lose_power(self, random: int) -> None:
         """The supply goes, and comes back."""
         self.target.lose_power(random)
         self.mount()
 
+    def host_crash(self, random: int) -> None:
+        """Of what was not synced, the host's disk has some pages, and others not."""
+        self.chip.host_crash(random)
+        self.mount()
+
     def mount(self) -> None:
-        self.target = FlashTarget(Translation.mount(self.chip, self.part.units), **self.options)
+        self.set_up(Translation.mount(self.chip, self.part.units, host_sync=self.host_sync))

@@ -3,6 +3,7 @@
 import errno
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,6 +87,9 @@ class Sectors:
         elif what == "power":
             self.flash.lose_power(number)
             self.cut()
+        elif what == "host":
+            self.flash.host_crash(number)
+            self.cut()
 
     def check(self) -> None:
         for sector, expected in self.now.items():
@@ -99,6 +103,18 @@ def test_sectors_read_as_written_and_what_was_flushed_survives(part: str, steps:
     sectors = Sectors(FlashInMemory(part))
     for step in steps:
         sectors.step(*step)
+    sectors.check()
+
+
+@settings(deadline=None, max_examples=60)
+@given(steps=STEPS, crash=st.integers(0, 2**32))
+def test_what_was_flushed_and_synced_survives_a_crash_of_the_host(
+    steps: list[tuple[str, int, int]], crash: int
+) -> None:
+    sectors = Sectors(FlashInMemory("mlc", host_sync=True))
+    for step in steps:
+        sectors.step("host" if step[0] == "power" else step[0], *step[1:])
+    sectors.step("host", 0, crash)
     sectors.check()
 
 
@@ -215,10 +231,9 @@ def test_secure_erase_takes_whole_units_only(flash: FlashInMemory) -> None:
     assert refused.value.errno == errno.EINVAL
 
 
-def test_flash_that_takes_no_more_writes_refuses_them_and_keeps_what_the_cache_had(flash: FlashInMemory) -> None:
+def test_flash_that_takes_no_more_writes_refuses_them(flash: FlashInMemory) -> None:
     flash.target.write(0, b"k" * 4096)
-    while not flash.target.condition()["read_only"]:
-        worn_out(flash)
+    wear_out(flash)
     for refused in (
         lambda: flash.target.write(8, b"n" * 4096),
         lambda: flash.target.change(DISCARD, 0, 8),
@@ -228,15 +243,33 @@ def test_flash_that_takes_no_more_writes_refuses_them_and_keeps_what_the_cache_h
         with pytest.raises(OSError) as error:
             refused()
         assert error.value.errno == errno.EROFS
-    assert flash.target.read(0, 8) == b"k" * 4096
+    assert flash.target.lifetime()[0] == 3
     flash.target.flush()
     flash.lose_power(0)
     assert flash.target.read(0, 8) == b"k" * 4096
 
 
-def worn_out(flash: FlashInMemory) -> None:
-    """One more block goes bad when it is needed."""
-    pytest.skip("needs chips whose programs fail")
+def test_what_the_cache_had_accepted_is_saved_when_the_flash_turns_read_only(flash: FlashInMemory) -> None:
+    for unit in range(4):
+        flash.target.write(unit * 8, b"%d" % unit * 4096)
+    while not flash.target.condition()["read_only"]:
+        flash.chip.fail_next("program")
+        flash.target.write(80, b"w" * 4096 * 20, reliable=True)
+    assert flash.target.cached_units == 4
+    flash.target.flush()
+    flash.lose_power(0)
+    assert [flash.target.read(unit * 8, 8) == b"%d" % unit * 4096 for unit in range(4)] == [True] * 4
+
+
+def wear_out(flash: FlashInMemory) -> None:
+    """Programs fail, block after block, until the spare ones are used up."""
+    for number in range(100):
+        if flash.target.condition()["read_only"]:
+            return
+        flash.chip.fail_next("program")
+        flash.target.write(80 + number % 10 * 800, b"w" * 4096 * 100)
+        flash.target.flush()
+    pytest.fail("it took failing programs without end")
 
 
 def test_a_protected_group_is_neither_written_nor_erased() -> None:
@@ -288,3 +321,54 @@ def test_counters_say_what_was_done_and_bytes_are_those_of_guests(flash: FlashIn
     expected = {"bytes_written": 0, "bytes_read": 0, "evicted_units": 2, "flushes": 1, "cache_hits": 2}
     expected |= {"merged_units": 1, "secure_erases": 1, "units_erased_securely": 1}
     assert {name: counted[name] for name in expected} == expected
+
+
+def test_a_unit_that_cannot_be_read_fails_what_needs_it_and_nothing_else(flash: FlashInMemory) -> None:
+    target = flash.target
+    for unit in range(8):
+        target.write(unit * 8, b"%d" % unit * 4096)
+    target.flush()
+    spoil(flash, 3)
+    assert error_of(lambda: target.read(24, 1)) == errno.EIO
+    assert error_of(lambda: target.write(25, b"n" * 512)) == errno.ENODATA
+    assert error_of(lambda: target.change(WRITE_ZEROES, 25, 2)) == errno.ENODATA
+    target.write(33, b"n" * 512)
+    target.flush()
+    assert target.cached_units == 0
+    assert target.read(32, 2) == b"4" * 512 + b"n" * 512
+    target.write(24, b"n" * 4096)
+    target.flush()
+    assert target.read(24, 8) == b"n" * 4096
+
+
+def spoil(flash: FlashInMemory, unit: int) -> None:
+    """Make the page that holds a unit uncorrectable, with all that it holds, and write the others of it anew."""
+    wanted, geometry = b"%d" % unit * 4096, flash.part.chip
+    others = [other for other in range(8) if other != unit]
+    for block in range(geometry["blocks"]):
+        for page in range(geometry["pages_per_block"]):
+            status, data, _ = flash.chip.read(block, page)
+            if status == 0 and wanted in data:
+                flash.chip.spoil(block, page)
+    for other in others:
+        flash.target.write(other * 8, b"%d" % other * 4096)
+    flash.target.flush()
+
+
+def error_of(call: Callable[[], Any]) -> int | None:
+    with pytest.raises(OSError) as raised:
+        call()
+    return raised.value.errno
+
+
+def test_the_image_is_synced_where_the_host_may_crash(tmp_path: Path) -> None:
+    """With so much written anew, blocks have to be erased that the host's disk still needs: it is asked for a sync."""
+    flash = FlashInMemory("mlc", host_sync=True)
+    sectors, rng = Sectors(flash), random.Random(4)
+    for _ in range(3000):
+        sectors.step("write", rng.randrange(1400) * 8, rng.randrange(1, 24))
+    sectors.check()
+    assert flash.target.translation_counters()["erases"] > 50
+    sectors.step("flush", 0, 0)
+    sectors.step("host", 0, 11)
+    sectors.check()

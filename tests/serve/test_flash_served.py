@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from watched_server import WatchedServer
 
 from virtflash.backing import BackingError, create_flash, open_flash
+from virtflash.backing.emmc import EmmcError, SwitchError
 from virtflash.driver.blk import BlkDriver
 from virtflash.server import Options, Server, Volume
 from virtflash.virtio.blk import CONFIG_WRITEBACK_OFFSET, LIFETIME, BlkFeature, Status
@@ -144,6 +147,36 @@ def test_counters_of_the_flash(serve_flash: ServeFlash) -> None:
     assert flash["lifetime"] == {"pre_eol_info": 1, "estimate_a": 1, "estimate_b": 1}
 
 
+def test_the_device_can_be_asked_while_guests_are_served(serve_flash: ServeFlash) -> None:
+    """Every call of the eMMC's face runs on the reactor, between two requests."""
+    server, socket = serve_flash()
+    emmc = server.served[0].export.backing.flash.emmc
+    stop, failures = threading.Event(), list[BaseException]()
+
+    def ask() -> None:
+        try:
+            while not stop.is_set():
+                assert emmc.ext_csd()[192] == emmc.profile.revision
+                emmc.switch(32, 1)  # FLUSH_CACHE
+                emmc.switch(165, 1)  # SANITIZE_START
+                emmc.set_write_protect(emmc.layout.user - 1)
+        except (AssertionError, OSError, EmmcError, SwitchError) as error:
+            failures.append(error)
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    with BlkDriver(socket) as driver:
+        for number in range(150):
+            data = bytes([number]) * 65536
+            driver.write(number * 64, data).check()
+            assert driver.read(number * 64, 65536).check().data == data
+        stop.set()
+        asker.join()
+        assert not failures
+        assert driver.write(driver.capacity - 8, bytes(4096)).status == Status.IOERR, "its group is protected"
+        driver.flush().check()
+
+
 def test_it_is_all_there_after_a_stop_and_nothing_has_to_be_replayed(serve_flash: ServeFlash, tmp_path: Path) -> None:
     image, data = make_flash(tmp_path / "flash.vflash"), os.urandom(MIB)
     with Server.create([Volume(flash=image, socket_path=tmp_path / "a.sock")], Options()) as server:
@@ -240,8 +273,6 @@ def test_what_completed_in_write_through_outlives_kill_9(process: WatchedServer)
 
 def test_real_time(serve_flash: ServeFlash) -> None:
     """A read waits for the cells; what the cache takes does not."""
-    import time
-
     _, socket = serve_flash(kind="mlc", timing="real")
     with BlkDriver(socket) as driver:
         driver.write(0, os.urandom(4096)).check()

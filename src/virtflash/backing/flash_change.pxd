@@ -18,7 +18,7 @@ from virtflash.backing.write_cache cimport cache_drop_range, cache_wipe_vacant
 from virtflash.ftl.translation cimport ftl_sanitize, ftl_secure_trim, ftl_trim
 
 cdef enum:
-    TRIM_UNITS = 2048  # of one part: tens of microseconds
+    TRIM_UNITS = 8192  # of one part: tens of microseconds
     ZERO_BYTES = 65536  # of one part
 
 

@@ -40,6 +40,7 @@ class FlashTarget:
     translation: Translation
     capsule: object  # "virtflash.backing.Target", for the engine
     owner: Callable[[Any], None] | None  # runs a capsule "virtflash.engine.Call" on the thread that owns the flash
+    sync_image: Callable[[], None]  # for the calls below, where `sync_fd` was given: fdatasync of it
     user_sectors: int
     sectors: int  # of all the flash
     unit_bytes: int  # that are mapped as one, and atomic

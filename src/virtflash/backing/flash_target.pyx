@@ -48,6 +48,7 @@ from virtflash.ftl.translation cimport (
 )
 
 import os
+from functools import partial
 
 DISCARD = TARGET_DISCARD
 WRITE_ZEROES = TARGET_WRITE_ZEROES
@@ -306,6 +307,7 @@ cdef class FlashTarget:
     cdef FlashState state
     cdef readonly Translation translation
     cdef readonly object capsule  # for the engine: a Target
+    cdef public object sync_image  # makes the host's disk come up with the image
     cdef public object owner  # runs a call, a capsule, on the thread that owns the flash; None: whoever calls owns it
 
     def __cinit__(self):
@@ -339,6 +341,7 @@ cdef class FlashTarget:
         state.bus_ns_per_kib, state.slc_share = bus_ns_per_kib, slc_share
         self._make_memory(cache_bytes, protection_group_sectors)
         self._make_target(sync_fd)
+        self.sync_image = partial(os.fdatasync, sync_fd)
         self.translation = translation
 
     cdef int _make_memory(self, uint64_t cache_bytes, uint64_t protection_group_sectors) except -1:
@@ -390,7 +393,7 @@ cdef class FlashTarget:
         memset(&request, 0, sizeof(request))
         self._once(CALL_SYNC_BEGINS, &request)
         if self.state.target.sync_fd >= 0:
-            os.fdatasync(self.state.target.sync_fd)
+            self.sync_image()
         return self._once(CALL_SYNCED, &request)
 
     cdef int _run(self, int call, Request *request) except -1:
