@@ -91,6 +91,7 @@ cdef inline int erase_block(Ftl *ftl, uint32_t block, uint8_t flags) noexcept no
     """Erase a free block. -EIO: without power. FLASH_FAILED: it has been retired instead."""
     cdef int status
     ftl.counters.erases += 1
+    ftl.counters.slc_erases += (flags & FLASH_SLC) != 0
     ftl.erases[block] += 1
     status = simple_operation(ftl, FLASH_ERASE, block, flags, NULL)
     if status == FLASH_POWER_LOST:

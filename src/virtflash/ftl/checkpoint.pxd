@@ -6,12 +6,12 @@ counts once its END is on the flash, which is programmed when all that the slice
 metadata that are older than `start` are free.
 
 A slice of the map is an array of physical units (u32), one of the table an array of `TableEntry`; both little-endian,
-filled up with 0xff, with a CRC32C of all before in the last four bytes of the frame.
+filled up with 0xff. The checksum of a frame of metadata is in its record.
 """
 
 from libc.errno cimport EIO
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from virtflash.flash.chip cimport FLASH_OK
 from virtflash.ftl.allocation cimport mode_of, release_block
@@ -56,6 +56,8 @@ cdef packed struct EndPayload:
     uint32_t reserve_blocks
     uint32_t clean  # nothing was programmed after it
     uint32_t slices
+    uint32_t reserved
+    uint64_t start
     uint32_t stream_block[STREAM_COUNT]
     uint32_t stream_frame[STREAM_COUNT]
     uint32_t first_open[STREAM_COUNT]  # the blocks that were open at `start`: they hold frames of both sides of it
@@ -137,7 +139,7 @@ cdef inline int append_checkpoint_frame(Ftl *ftl, uint8_t kind, uint32_t argumen
     memset(&record, 0xff, sizeof(record))
     record.header.kind = kind
     record.header.argument = argument
-    memcpy(record.words, &ftl.checkpoint.start, 8)
+    record.words[0] = <uint32_t>ftl.checkpoint.start
     return append_metadata(ftl, &record)
 
 
@@ -183,6 +185,7 @@ cdef inline void fill_end(Ftl *ftl, bint clean) noexcept nogil:
     end.unit_bytes, end.units, end.blocks, end.block_units = ftl.unit_bytes, ftl.units, ftl.blocks, ftl.block_units
     end.first_bad, end.reserve_blocks, end.clean = ftl.first_bad, ftl.reserve_blocks, clean
     end.slices = ftl.checkpoint.slices
+    end.start = ftl.checkpoint.start
     for i in range(STREAM_COUNT):
         end.stream_block[i], end.stream_frame[i] = ftl.streams[i].block, ftl.streams[i].frame
         end.first_open[i] = ftl.checkpoint.first_open[i]

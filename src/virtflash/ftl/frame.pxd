@@ -12,7 +12,8 @@ frame whose record is whole was programmed whole. Little-endian:
 | 8 | 8 | sequence number |
 | 16 | 4 | times that the block was erased |
 | 20 | 4 | argument: units in use, or the number of a slice |
-| 24 | 4 each | words: the units' numbers, or the start of a checkpoint; without an ECC: the unit, CRC32C of its data |
+| 24 | 4 each | words: the units' numbers; of metadata, and of all frames of parts without an ECC: the unit or the low half
+of the checkpoint's start, and the CRC32C of the frame's data |
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t

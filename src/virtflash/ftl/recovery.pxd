@@ -67,7 +67,7 @@ from virtflash.ftl.state cimport (
     Stream,
     TrimRange,
 )
-from virtflash.ftl.trim_log cimport payload_bytes, payload_fits
+from virtflash.ftl.trim_log cimport payload_bytes
 
 cdef enum:
     SEQUENCE_GAP = 1024  # frames that were in flight and cannot be read have numbers below this much more
@@ -94,6 +94,7 @@ cdef struct Recovery:
     uint64_t end_sequence
     uint32_t end_block
     uint32_t end_frame
+    FrameRecord end_record
     EndPayload end
     Found *found
     uint64_t count
@@ -178,18 +179,21 @@ cdef inline int look_at_blocks(Ftl *ftl, Recovery *recovery) noexcept nogil:
     return 0
 
 
-cdef inline int read_payload(Ftl *ftl, uint32_t block, uint32_t frame) noexcept nogil:
-    """A frame of metadata into `frame_buffer`. FLASH_OK, or it cannot be read."""
+cdef inline bint read_frame(Ftl *ftl, uint32_t block, uint32_t frame, char *into) noexcept nogil:
+    """All of a frame, not only its record. False: it cannot be read."""
     cdef FrameLayout *layout = layout_of(ftl, block)
     cdef uint32_t i
-    cdef int status
     for i in range(layout.units):
-        status = read_slot(
-            ftl, block, frame * layout.units + i, 0, ftl.unit_bytes, ftl.frame_buffer + i * ftl.unit_bytes, NULL
-        )
-        if status:
-            return status
-    return FLASH_OK if payload_fits(ftl, payload_bytes(ftl, layout)) else -1
+        if read_slot(ftl, block, frame * layout.units + i, 0, ftl.unit_bytes, into + i * ftl.unit_bytes, NULL):
+            return False
+    return True
+
+
+cdef inline bint read_payload(Ftl *ftl, const FrameRecord *record, uint32_t block, uint32_t frame) noexcept nogil:
+    """A frame of metadata into `frame_buffer`. False: it cannot be read, or is not what was written with its record."""
+    if not read_frame(ftl, block, frame, ftl.frame_buffer):
+        return False
+    return record.words[1] == crc32c(ftl.frame_buffer, payload_bytes(ftl, layout_of(ftl, block)))
 
 
 # Checkpoints. They are few: the newest END is tried first, then the one before.
@@ -217,14 +221,7 @@ cdef inline void find_end(Ftl *ftl, Recovery *recovery, uint64_t below) noexcept
             if status == FLASH_OK and is_newer_end(recovery, &record, below):
                 recovery.end_sequence = record.header.sequence
                 recovery.end_block, recovery.end_frame = block, frame
-                recovery.start = start_of(&record)
-
-
-cdef inline uint64_t start_of(const FrameRecord *record) noexcept nogil:
-    """Which checkpoint a frame belongs to."""
-    cdef uint64_t start
-    memcpy(&start, record.words, 8)
-    return start
+                recovery.end_record = record
 
 
 cdef inline void load_map_slice(Ftl *ftl, uint32_t slice_) noexcept nogil:
@@ -260,9 +257,9 @@ cdef inline void load_frame(Ftl *ftl, Recovery *recovery, uint32_t block, uint32
         return
     if kind_of(&record) != FRAME_MAP and kind_of(&record) != FRAME_TABLE:
         return
-    if start_of(&record) != recovery.start or record.header.sequence > recovery.end_sequence:
+    if record.words[0] != <uint32_t>recovery.start or record.header.sequence > recovery.end_sequence:
         return
-    if read_payload(ftl, block, frame) != FLASH_OK:
+    if not read_payload(ftl, &record, block, frame):
         return
     recovery.needed[block] = True
     if kind_of(&record) == FRAME_MAP and record.header.argument < map_slices(ftl):
@@ -288,9 +285,10 @@ cdef inline bint load_checkpoint(Ftl *ftl, Recovery *recovery) noexcept nogil:
     cdef uint32_t loaded = 0
     cdef uint32_t block
     cdef uint32_t frame
-    if read_payload(ftl, recovery.end_block, recovery.end_frame) != FLASH_OK:
+    if not read_payload(ftl, &recovery.end_record, recovery.end_block, recovery.end_frame):
         return False
     memcpy(&recovery.end, ftl.frame_buffer, sizeof(EndPayload))
+    recovery.start = recovery.end.start
     if not fits_device(ftl, &recovery.end):
         return False
     for block in range(ftl.blocks):
@@ -376,16 +374,6 @@ cdef inline int scan_blocks(Ftl *ftl, Recovery *recovery) noexcept nogil:
     return 0
 
 
-cdef inline bint read_frame(Ftl *ftl, uint32_t block, uint32_t frame, char *into) noexcept nogil:
-    """All of a frame, not only its record. False: it cannot be read."""
-    cdef FrameLayout *layout = layout_of(ftl, block)
-    cdef uint32_t i
-    for i in range(layout.units):
-        if read_slot(ftl, block, frame * layout.units + i, 0, ftl.unit_bytes, into + i * ftl.unit_bytes, NULL):
-            return False
-    return True
-
-
 cdef inline bint data_fits(Ftl *ftl, const FrameRecord *record, uint32_t block, const char *data) noexcept nogil:
     """Is this what was written? Where there is an ECC it would have said so."""
     return not layout_of(ftl, block).in_tail or record.words[1] == crc32c(data, ftl.unit_bytes)
@@ -468,11 +456,12 @@ cdef inline void replay_data(Ftl *ftl, uint32_t block, uint32_t frame, const Fra
             ftl.map[record.words[i]] = base + i
 
 
-cdef inline void replay_trims(Ftl *ftl, const Found *found, uint32_t count) noexcept nogil:
+cdef inline void replay_trims(Ftl *ftl, const Found *found, const FrameRecord *record) noexcept nogil:
     cdef const TrimRange *ranges = <const TrimRange *>ftl.frame_buffer
     cdef uint32_t i
     cdef uint32_t unit
-    if read_payload(ftl, found.block, found.frame) != FLASH_OK or count * sizeof(TrimRange) > payload_bytes(ftl, meta_layout(ftl)):
+    cdef uint32_t count = record.header.argument
+    if not read_payload(ftl, record, found.block, found.frame) or count * sizeof(TrimRange) > payload_bytes(ftl, meta_layout(ftl)):
         return
     for i in range(count):
         if ranges[i].first > ftl.units or ranges[i].count > ftl.units - ranges[i].first:
@@ -493,7 +482,7 @@ cdef inline void replay(Ftl *ftl, Recovery *recovery) noexcept nogil:
         if read_record(ftl, found.block, found.frame, &record) != FLASH_OK:
             continue
         if kind_of(&record) == FRAME_TRIM:
-            replay_trims(ftl, found, record.header.argument)
+            replay_trims(ftl, found, &record)
         elif kind_of(&record) == FRAME_DATA:
             if not (keep_frame(ftl, found) if found.suspect else is_whole(ftl, &record, found)):
                 recovery.torn += 1

@@ -53,8 +53,7 @@ def metadata_blocks(sizes: Sizes, unit_bytes: int, units: int, blocks: int) -> i
     slc = sizes.slc_page_bytes >= unit_bytes
     page_bytes = sizes.slc_page_bytes if slc else sizes.page_bytes
     frame_bytes = max(page_bytes, unit_bytes)
-    payload = frame_bytes - 4
-    frames = -(-units // (payload // 4)) + -(-blocks // (payload // TABLE_ENTRY_BYTES)) + 1
+    frames = -(-units // (frame_bytes // 4)) + -(-blocks // (frame_bytes // TABLE_ENTRY_BYTES)) + 1
     frames_per_block = units_per_block(sizes, unit_bytes, slc=slc) // (frame_bytes // unit_bytes)
     return 2 * -(-frames // frames_per_block) + 3
 

@@ -107,6 +107,7 @@ cdef struct Counters:
     uint64_t meta_frames
     uint64_t frames
     uint64_t erases
+    uint64_t slc_erases  # of them, into SLC mode
     uint64_t trimmed_units
     uint64_t lost_units
     uint64_t read_units

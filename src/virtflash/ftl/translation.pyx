@@ -174,6 +174,8 @@ cdef class Translation:
         recovery.meta = <uint8_t *>calloc(self.ftl.blocks, 1)
         recovery.needed = <uint8_t *>calloc(self.ftl.blocks, 1)
         try:
+            if self.ftl.settings.host_sync and may_write:
+                device.sync()  # what is found now may come to be relied on
             if recovery.first == NULL or recovery.meta == NULL or recovery.needed == NULL:
                 raise MemoryError
             with nogil:
@@ -543,6 +545,7 @@ cdef class Translation:
             "meta_frames": counted.meta_frames,
             "frames": counted.frames,
             "erases": counted.erases,
+            "slc_erases": counted.slc_erases,
             "trimmed_units": counted.trimmed_units,
             "lost_units": counted.lost_units,
             "read_units": counted.read_units,

@@ -26,23 +26,15 @@ from virtflash.ftl.state cimport (
 
 
 cdef inline uint32_t payload_bytes(const Ftl *ftl, const FrameLayout *layout) noexcept nogil:
-    """Of a frame of metadata, without the CRC32C at its end."""
-    return layout.units * ftl.unit_bytes - 4
-
-
-cdef inline void seal_payload(Ftl *ftl, uint32_t length) noexcept nogil:
-    cdef uint32_t checksum = crc32c(ftl.frame_buffer, length)
-    memcpy(ftl.frame_buffer + length, &checksum, 4)
-
-
-cdef inline bint payload_fits(Ftl *ftl, uint32_t length) noexcept nogil:
-    cdef uint32_t checksum
-    memcpy(&checksum, ftl.frame_buffer + length, 4)
-    return crc32c(ftl.frame_buffer, length) == checksum
+    return layout.units * ftl.unit_bytes
 
 
 cdef inline int append_metadata(Ftl *ftl, FrameRecord *record) noexcept nogil:
-    """Program `frame_buffer` as a frame of metadata; its kind, argument and first two words are the caller's."""
+    """Program `frame_buffer` as a frame of metadata; its kind, argument and first word are the caller's.
+
+    The checksum is in the record, not behind the data: a CRC over data and its own CRC is always the same, and the
+    checksums of an image are CRC32C too.
+    """
     cdef FrameLayout *layout
     cdef char *data[FRAME_UNITS_MAX]
     cdef uint32_t i
@@ -51,7 +43,7 @@ cdef inline int append_metadata(Ftl *ftl, FrameRecord *record) noexcept nogil:
         return result
     layout = layout_of(ftl, ftl.streams[STREAM_META].block)
     record.header.words = RECORD_WORDS_MIN
-    seal_payload(ftl, payload_bytes(ftl, layout))
+    record.words[1] = crc32c(ftl.frame_buffer, payload_bytes(ftl, layout))
     for i in range(layout.units):
         data[i] = ftl.frame_buffer + i * ftl.unit_bytes
     return append_frame(ftl, STREAM_META, record, data)
