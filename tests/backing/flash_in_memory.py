@@ -49,12 +49,21 @@ PARTS = {
 class FlashInMemory:
     """A chip, its translation layer, and a target on it, which can be power cycled."""
 
-    def __init__(self, part: str = "mlc", *, host_sync: bool = False, **target: Any) -> None:
+    def __init__(
+        self,
+        part: str = "mlc",
+        *,
+        host_sync: bool = False,
+        chip: dict[str, Any] | None = None,
+        reserve_blocks: int = RESERVE_BLOCKS,
+        **target: Any,
+    ) -> None:
         self.part, self.host_sync = PARTS[part], host_sync
-        self.chip = EmulatedFlash.in_memory(**self.part.chip, host_sync=host_sync, track_sync=host_sync)
+        figures = self.part.chip | (chip or {})
+        self.chip = EmulatedFlash.in_memory(**figures, host_sync=host_sync, track_sync=host_sync)
         self.options = {"user_sectors": self.part.units * UNIT_SECTORS} | target
         self.options |= {"sync_fd": self.chip.fd} if host_sync else {}
-        translation = Translation.format(self.chip, self.part.units, reserve_blocks=RESERVE_BLOCKS, host_sync=host_sync)
+        translation = Translation.format(self.chip, self.part.units, reserve_blocks=reserve_blocks, host_sync=host_sync)
         self.set_up(translation)
 
     def set_up(self, translation: Translation) -> None:

@@ -372,3 +372,43 @@ def test_the_image_is_synced_where_the_host_may_crash(tmp_path: Path) -> None:
     sectors.step("flush", 0, 0)
     sectors.step("host", 0, 11)
     sectors.check()
+
+
+def test_life_estimates_pass_through_their_values_in_order() -> None:
+    flash = FlashInMemory("mlc", chip={"endurance": 30, "slc_endurance": 60}, slc_share=0.1)
+    seen_a, seen_b = [1], [1]
+    for number in range(30000):
+        flash.target.write(number * 7 % 1000 * 8, b"a" * 4096 * 5)
+        flash.target.flush()  # a frame, and one unit more, which goes to SLC pages
+        _, type_a, type_b = flash.target.lifetime()
+        seen_a += [type_a] if type_a != seen_a[-1] else []
+        seen_b += [type_b] if type_b != seen_b[-1] else []
+        if seen_a[-1] == seen_b[-1] == 11:
+            break
+    assert seen_a == seen_b == list(range(1, 12))
+
+
+def test_the_estimates_follow_what_the_cells_went_through() -> None:
+    flash = FlashInMemory("mlc", chip={"endurance": 400, "slc_endurance": 1600}, slc_share=0.5)
+    for number in range(4000):
+        flash.target.write(number * 11 % 1000 * 8, b"a" * 4096 * 5)
+        flash.target.flush()
+    table, blocks = flash.chip.block_table(), flash.part.chip["blocks"]
+    normal, slc = int(table["cycles"].sum()), int(table["slc_cycles"].sum())
+    assert normal > 50
+    assert slc > 50
+    _, type_a, type_b = flash.target.lifetime()
+    assert type_a == 1 + int(10 * slc / (0.5 * blocks * 1600))
+    assert type_b == 1 + int(10 * (normal / 400 + slc / 1600) / blocks)
+
+
+def test_spare_blocks_pass_from_normal_to_warning_to_urgent() -> None:
+    """80 % of the spare blocks used is a warning, 90 % urgent (EXT_CSD 267)."""
+    flash, seen = FlashInMemory("mlc", reserve_blocks=10), {}
+    while not flash.target.condition()["read_only"]:
+        flash.chip.fail_next("program")
+        flash.target.write(80, b"w" * 4096 * 100)
+        flash.target.flush()
+        seen[flash.target.condition()["bad_blocks"]] = flash.target.lifetime()[0]
+    assert seen == {number: 1 if number < 8 else 2 if number < 9 else 3 for number in seen}
+    assert set(seen.values()) == {1, 2, 3}
