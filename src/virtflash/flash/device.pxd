@@ -13,6 +13,7 @@ cdef extern from *:
     static inline void compiler_barrier(void) { __asm__ volatile("" ::: "memory"); }
     """
     void compiler_barrier() nogil
+    void __builtin_prefetch(const void *place) nogil
 
 cdef enum:
     DIES_MAX = 64
@@ -52,7 +53,7 @@ cdef struct Device:
     uint64_t block_bytes
     bint lost_power
     bint read_only
-    bint seals  # pages get checksums, in case the host crashes
+    bint seals  # pages of NAND get checksums, in case the host crashes; NOR has nobody who would look at them
     uint8_t *reserved  # by window of the image: the file has room for all of it
     uint32_t window_shift
     ErrorEstimate *estimates  # by block
@@ -87,6 +88,14 @@ cdef inline uint32_t block_pages(const Device *device, const BlockRecord *block)
 cdef inline PageRecord *page_record(const Device *device, uint32_t block, uint32_t page) noexcept nogil:
     cdef uint64_t number = <uint64_t>block * device.record_pages + page
     return <PageRecord *>(device.page_records + number * device.record_bytes)
+
+
+cdef inline void fetch_ahead(const Device *device, uint32_t block, uint32_t page) noexcept nogil:
+    """What a read will look at lies far apart: let the processor bring it at once."""
+    if block < device.geometry.blocks and page < device.record_pages:
+        __builtin_prefetch(&device.blocks[block])
+        __builtin_prefetch(page_record(device, block, page))
+        __builtin_prefetch(&device.estimates[block])
 
 
 cdef inline char *page_data(const Device *device, uint32_t block, uint32_t page) noexcept nogil:

@@ -253,8 +253,7 @@ cdef class EmulatedFlash:
         cdef EmulatedFlash self = cls()
         self.device.fd = fd
         self.make(Path("memory"), superblock, text, endangers, profile, factory_bad_share)
-        self.device.seals = host_sync or track_sync
-        self.device.state.host_sync = self.device.seals
+        self.take_host_sync(host_sync or track_sync)
         if timing == "real":
             self.take_timing(profile)
         if track_sync:
@@ -436,11 +435,14 @@ cdef class EmulatedFlash:
                 self.device.blocks[block].flags = BLOCK_FACTORY_BAD
         return 0
 
+    def take_host_sync(self, bint host_sync):
+        self.device.state.host_sync = host_sync
+        self.device.seals = host_sync and self.chip.geometry.kind == FLASH_NAND
+
     def use(self, host_sync, profile, timing):
         """From now on the image is in use, and says so."""
-        self.device.seals = host_sync
+        self.take_host_sync(host_sync)
         self.device.state.left = LEFT_OPEN
-        self.device.state.host_sync = host_sync
         boot = image.boot_id()
         memcpy(self.device.state.boot_id, <const char *>boot, 16)
         if timing == "real":
@@ -536,7 +538,7 @@ cdef class EmulatedFlash:
         cdef State *state = self.device.state
         if state.in_flight:
             return
-        if not self.device.seals:
+        if not state.host_sync:
             state.left = LEFT_CLOSED
             return
         os.fdatasync(fd)

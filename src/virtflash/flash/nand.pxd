@@ -18,6 +18,7 @@ from virtflash.flash.device cimport (
     Device,
     block_pages,
     compiler_barrier,
+    fetch_ahead,
     is_slc,
     page_bytes,
     page_data,
@@ -82,7 +83,9 @@ cdef inline int read_page(
 cdef inline int nand_read(Device *device, FlashOperation *operation) noexcept nogil:
     cdef BlockRecord *block = &device.blocks[operation.block]
     cdef PageRecord *page
-    cdef uint32_t size = page_bytes(device, block)
+    cdef uint32_t size
+    fetch_ahead(device, operation.block, operation.page)
+    size = page_bytes(device, block)
     if operation.page >= block_pages(device, block) or operation.length > size:
         return FLASH_MISUSE
     if operation.offset > size - operation.length:

@@ -2,7 +2,6 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from virtflash.flash.chip cimport FLASH_NOR
 from virtflash.flash.device cimport Device
 from virtflash.flash.image cimport PAGE_TORN, PageRecord
 from virtflash.flash.page_record cimport is_whole, settle_page
@@ -18,7 +17,7 @@ cdef inline uint8_t state_of(Device *device, uint32_t block, uint32_t number, Pa
     cdef bint whole
     if page.epoch == device.state.epoch:
         return page.state
-    whole = device.geometry.kind == FLASH_NOR or is_whole(device, block, number, page)
+    whole = is_whole(device, block, number, page)
     if reserve(device, page, device.record_bytes):
         settle_page(device, page, whole)
     return page.state if whole else PAGE_TORN
