@@ -292,6 +292,7 @@ def test_a_write_that_is_late_when_the_mode_changes(emulate: Emulate) -> None:
         ("write", errno.EIO, True),
         ("write", errno.EROFS, False),
         ("write", errno.ENOSPC, False),
+        ("write", errno.ENODATA, False),
         ("flush", errno.EIO, True),
         ("flush", errno.ENOSPC, True),
         ("flush", errno.EROFS, True),

@@ -35,7 +35,7 @@ from virtflash.engine.state cimport (
 from virtflash.engine.sigbus_guard cimport touch
 from virtflash.engine.statistics cimport account
 from virtflash.engine.submission cimport issue
-from virtflash.engine.system cimport EAGAIN, EFAULT, EINTR, EINVAL, EIO, ENOSPC, EOPNOTSUPP, EROFS, write
+from virtflash.engine.system cimport EAGAIN, EFAULT, EINTR, EINVAL, EIO, ENODATA, ENOSPC, EOPNOTSUPP, EROFS, write
 from virtflash.engine.virtio cimport BLK_S_IOERR, BLK_S_OK, BLK_S_UNSUPP, LIFETIME_BYTES
 
 cdef enum:
@@ -93,12 +93,13 @@ cdef inline void latch_sync_failure(Slot *slot, int error) noexcept nogil:
 cdef inline bint may_lose_data(const Slot *slot, int error) noexcept nogil:
     """Is this a failure of the storage, of something that a guest may believe written? Not so when the kernel refused
     the call itself: guest memory that went away (EFAULT) must not stop the flushes of the next front end. Nor when a
-    target refused a write, for want of room or at the end of its life: what it accepted before is where it was."""
+    target refused a write, for want of room, at the end of its life, or since the rest of what it is a part of cannot be
+    read: what it accepted before is where it was."""
     if error == EFAULT or error == EINVAL or error == EOPNOTSUPP:
         return False
     if slot.stage != STAGE_DATA:
         return True  # a flush or a sync, of whatever request
-    if slot.queue.binding.target != NULL and (error == ENOSPC or error == EROFS):
+    if slot.queue.binding.target != NULL and (error == ENOSPC or error == EROFS or error == ENODATA):
         return False
     return writes_data(slot.operation)
 

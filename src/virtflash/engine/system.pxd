@@ -125,6 +125,7 @@ cdef extern from *:
         EINTR
         EINVAL
         EIO
+        ENODATA
         ENOMEM
         ENOSPC
         ENOTSOCK
