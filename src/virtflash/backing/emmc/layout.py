@@ -49,6 +49,8 @@ def lay_out(total_sectors: int, profile: EmmcProfile) -> Layout:
 
 def total_bytes(capacity_bytes: int, profile: EmmcProfile) -> int:
     """That the flash has to hold for a user area of this size. LayoutError: no such device can be."""
+    if capacity_bytes // SECTOR_BYTES > 0xFFFFFFFF:
+        raise LayoutError(f"{capacity_bytes} bytes: SEC_COUNT counts up to 2 TiB; make it smaller")
     group = profile.write_protect_group_kib * 1024
     groups = -(-capacity_bytes // group)
     room = (REGISTER_BYTES - 4096) * 4
@@ -56,6 +58,4 @@ def total_bytes(capacity_bytes: int, profile: EmmcProfile) -> int:
         raise LayoutError(
             f"{groups} write protection groups: there is room for {room}; make write_protect_group_kib larger"
         )
-    if capacity_bytes // SECTOR_BYTES > 0xFFFFFFFF:
-        raise LayoutError(f"{capacity_bytes} bytes: SEC_COUNT counts up to 2 TiB; make it smaller")
     return Layout(capacity_bytes // SECTOR_BYTES, boot_sectors(profile)).total * SECTOR_BYTES
