@@ -138,6 +138,22 @@ def test_pages_that_came_through_may_be_followed_by_others() -> None:
         assert flash.read(0, 0)[:2] == (OK, b"a" * PAGE)
 
 
+def test_what_is_programmed_behind_a_page_does_not_change_how_it_reads() -> None:
+    seen = set()
+    for seed in range(60):
+        flash = EmulatedFlash.in_memory(page_bytes=PAGE, pages_per_block=8, blocks=1, track_sync=True)
+        flash.program(0, 0, b"a" * PAGE)
+        flash.sync()
+        flash.program(0, 1, b"b" * PAGE)
+        flash.host_crash(seed)
+        before = flash.read(0, 1)
+        assert flash.program(0, 3, b"d" * PAGE) == OK
+        assert flash.read(0, 1) == before
+        assert flash.read(0, 2)[0] == ERASED
+        seen.add((before[0], int(flash.block_table()["next_page"][0])))
+    assert {status for status, _ in seen} == {OK, ERASED, UNCORRECTABLE}
+
+
 def rebooted(path: Path) -> None:
     """As after a reboot without a sync at the end: nobody closed it, and it was opened on another run of the host."""
     with path.open("r+b") as file:

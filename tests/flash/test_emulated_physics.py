@@ -67,6 +67,17 @@ def test_reads_disturb_until_the_erase() -> None:
     assert mean_corrected(flash) == pytest.approx(fresh, rel=0.05)
 
 
+def test_wear_shows_at_the_first_read_after_it() -> None:
+    flash = chip()
+    flash.program(1, 0, b"x" * 49152)
+    flash.read(1, 0)
+    for _ in range(1500):
+        flash.erase(1)
+    flash.program(1, 0, b"x" * 49152)
+    expected = 12 * expected_corrected(flash, 0, 1500, 1)
+    assert flash.read_fully(1, 0)[3] == pytest.approx(expected, rel=0.2)
+
+
 def test_data_is_right_until_the_ecc_is_beaten_and_then_it_is_said() -> None:
     flash = chip()
     for _ in range(3000):

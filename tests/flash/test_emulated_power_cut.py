@@ -121,13 +121,14 @@ def test_a_half_erased_block() -> None:
 
 
 @pytest.mark.parametrize("how", [0, 2, 3])
+@pytest.mark.parametrize("physical", [False, True])
 @pytest.mark.parametrize("slc", [False, True])
-def test_other_cut_erases(how: int, slc: bool) -> None:
+def test_other_cut_erases(how: int, slc: bool, physical: bool) -> None:
     flash = paired()
     flash.program(1, 0, filled(5))
     before = flash.block_table()[1]
     flash.arm_cut(1, how)
-    assert flash.erase(1, slc=slc) == POWER_LOST
+    assert flash.erase(1, slc=slc, physical=physical) == POWER_LOST
     flash.power_on()
     if how == 0:
         assert flash.block_table()[1] == before

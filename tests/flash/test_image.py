@@ -359,6 +359,8 @@ with EmulatedFlash.create(path, "slc-nand-256m", blocks=128, seed=1, host_sync=h
     assert flash.program(*full, b"b" * 2048) == OK
     statuses = {flash.program(block, 0, b"c" * 2048) for block in range(full[0] + 1, 128)}
     assert statuses == {OK, NO_ROOM}, statuses
+    statuses = {flash.program(block, page, b"d" * 2048) for block in range(16) for page in range(64)}
+    assert statuses == {NO_ROOM} or statuses == {OK, NO_ROOM}, statuses
 print(len(written) // 64)
 with EmulatedFlash.open(path, host_sync=host_sync) as flash:
     assert flash.crashed == "no"
