@@ -31,6 +31,7 @@ from virtflash.ftl.state cimport (
     STREAM_COLD,
     STREAM_HOST,
     UNIT_UNMAPPED,
+    Advised,
     Ftl,
 )
 from virtflash.ftl.trim_log cimport lose_unit, program_trims
@@ -55,20 +56,40 @@ cdef inline uint32_t slc_limit(const Ftl *ftl) noexcept nogil:
     return share if share > 2 else 2
 
 
+cdef inline bint may_be_collected(const Ftl *ftl, uint32_t block, bint only_slc) noexcept nogil:
+    if ftl.use[block] != BLOCK_CLOSED or ftl.flags[block] & (FLAG_META | FLAG_ASIDE):
+        return False
+    if only_slc and not ftl.flags[block] & FLAG_SLC:
+        return False
+    return ftl.valid[block] or not ftl.flags[block] & FLAG_RETIRE
+
+
+cdef inline double collection_gain(const Ftl *ftl, uint32_t block) noexcept nogil:
+    """What collecting a block is worth: greedily, the units that it frees; by age, benefit over cost (Rosenblum and
+    Ousterhout, 1992), since what has been free for long will hardly get any freer."""
+    cdef double units = ftl.layouts[0].units * ftl.layouts[0].frames
+    cdef double valid = ftl.valid[block]
+    cdef double age = 1
+    if ftl.settings.by_age and ftl.sequence > ftl.dead_since[block]:
+        age = <double>(ftl.sequence - ftl.dead_since[block])
+        return age * (units - valid) / (units + valid)
+    return units - valid
+
+
 cdef inline uint32_t block_to_collect(const Ftl *ftl) noexcept nogil:
-    """Greedy: the closed block with the fewest valid units; of those in SLC mode first, where they are many."""
+    """The closed block that is worth most; of those in SLC mode, where they are many."""
     cdef bint only_slc = slc_data_blocks(ftl) >= slc_limit(ftl)
     cdef uint32_t best = NO_BLOCK
+    cdef double most = 0
+    cdef double gain
     cdef uint32_t block
     for block in range(ftl.blocks):
-        if ftl.use[block] != BLOCK_CLOSED or ftl.flags[block] & (FLAG_META | FLAG_ASIDE):
+        if not may_be_collected(ftl, block, only_slc):
             continue
-        if only_slc and not ftl.flags[block] & FLAG_SLC:
-            continue
-        if ftl.flags[block] & FLAG_RETIRE and ftl.valid[block] == 0:
-            continue
-        if best == NO_BLOCK or ftl.valid[block] < ftl.valid[best]:
+        gain = collection_gain(ftl, block)
+        if best == NO_BLOCK or gain > most:
             best = block
+            most = gain
     return best
 
 
@@ -211,8 +232,35 @@ cdef inline bint may_gain(const Ftl *ftl, uint32_t block) noexcept nogil:
     return block != NO_BLOCK and ftl.valid[block] < ftl.layouts[0].units * ftl.layouts[0].frames
 
 
+cdef inline bint is_as_advised(const Ftl *ftl, const Advised *advised) noexcept nogil:
+    """Since the snapshot a block may have been collected, erased, written anew; that it holds less now is no harm."""
+    return (
+        ftl.use[advised.block] == BLOCK_CLOSED
+        and not ftl.flags[advised.block] & (FLAG_META | FLAG_ASIDE)
+        and ftl.erases[advised.block] == advised.erases
+        and ftl.valid[advised.block] <= advised.valid
+    )
+
+
+cdef inline uint32_t block_advised(Ftl *ftl) noexcept nogil:
+    """The next block that judgement wants collected; NO_BLOCK: it has nothing to say. Stale advice is dropped."""
+    cdef Advised *advised
+    while ftl.advised_next < ftl.advised_count:
+        advised = &ftl.advised[ftl.advised_next]
+        ftl.advised_next += 1
+        if is_as_advised(ftl, advised):
+            ftl.counters.advice_taken += 1
+            return advised.block
+        ftl.counters.advice_stale += 1
+    return NO_BLOCK
+
+
 cdef inline void choose_collection(Ftl *ftl) noexcept nogil:
-    cdef uint32_t block = block_to_collect(ftl)
+    cdef uint32_t block = NO_BLOCK
+    if slc_data_blocks(ftl) < slc_limit(ftl):
+        block = block_advised(ftl)
+    if block == NO_BLOCK:
+        block = block_to_collect(ftl)
     if may_gain(ftl, block):
         start_move(ftl, MOVE_COLLECT, block)
 

@@ -12,6 +12,7 @@ cdef enum:
     FRAME_UNITS_MAX = 16
     SPARE_BYTES_MAX = 256
     TRIM_RANGES_MAX = 1024  # that wait to be programmed
+    ADVISED_MAX = 32
     RECENT_FRAMES = 16  # of an open block, whose sequence numbers are kept: more than any pairing distance
     NO_BLOCK = 0xffffffff
 
@@ -73,6 +74,12 @@ cdef struct Move:
     uint32_t cursor  # slot
     uint32_t *units  # what each slot of the block was written for
 
+# A block that judgement wants collected next, if it is still what it was in the snapshot.
+cdef struct Advised:
+    uint32_t block
+    uint32_t erases
+    uint32_t valid
+
 cdef struct TrimRange:
     uint32_t first
     uint32_t count
@@ -119,9 +126,12 @@ cdef struct Counters:
     uint64_t refreshed_blocks
     uint64_t levelled_blocks
     uint64_t purges
+    uint64_t advice_taken
+    uint64_t advice_stale
 
 cdef struct Settings:
     bint separate  # hot and cold apart
+    bint by_age  # collect what has been free for long before what may soon be freer still; else greedily
     bint levelling
     uint32_t refresh_share  # percent of the ECC's strength
     uint32_t refresh_reads  # of a block
@@ -158,6 +168,9 @@ cdef struct Ftl:
     uint64_t generation  # of the block table: one for each block opened or freed
     Stream streams[STREAM_COUNT]
     Move move
+    Advised advised[ADVISED_MAX]
+    uint32_t advised_count
+    uint32_t advised_next
     TrimLog trims
     Checkpoint checkpoint
     uint32_t patrol_block

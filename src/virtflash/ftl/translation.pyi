@@ -4,7 +4,7 @@ Units are mapping units of `unit_bytes`, numbered from 0. OSError: EIO, the data
 the flash takes no more writes; ENOSPC, the host's disk is full.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from virtflash.flash.emulated import EmulatedFlash
@@ -17,7 +17,8 @@ class Translation:
     """A flash translation layer on a chip.
 
     Settings of `format` and `mount`, which are not kept on the flash: `separate` (hot and cold data apart, default on),
-    `levelling` (static wear levelling, default on), `refresh_share` (refresh a block when a read corrected so many
+    `by_age` (collect by benefit over cost, default on; off: greedily, a little better where all data is equally hot, and
+    much worse elsewhere), `levelling` (static wear levelling, default on), `refresh_share` (refresh a block when a read corrected so many
     percent of the ECC's strength: 75), `refresh_reads` (or when it was read so often since it was erased: 100000),
     `refresh_hours` (or when its data is so old, in hours at the profile's reference temperature; 0: never),
     `host_sync` (nothing is erased before what took its place was synced to the host's disk; off), `checkpoint_frames`
@@ -61,6 +62,10 @@ class Translation:
     def spare_blocks(self) -> tuple[int, int]: ...  # left, of how many
     @property
     def generation(self) -> int: ...  # of the block table
+    @property
+    def sequence(self) -> int: ...  # number of the last frame
+    @property
+    def hours(self) -> int: ...  # that the data has aged, as the chip counts them
     def read(self, unit: int) -> bytes: ...
     def is_mapped(self, unit: int) -> bool: ...
     def write(self, units: Sequence[int], data: Sequence[bytes], *, small: bool = False) -> None:
@@ -77,8 +82,9 @@ class Translation:
         """Read so many of the frames that hold data, and mark blocks that need refresh. True: a round is complete."""
     def advise_refresh(self, block: int, generation: int) -> bool:
         """Refresh this block soon. `generation`: of the snapshot judged from. False: nothing to refresh there."""
-    def advise_collect(self, block: int, erases: int) -> bool:
-        """Collect this block next. `erases`: of it in the snapshot. False: it is not what it was any more."""
+    def advise_collect(self, blocks: Iterable[tuple[int, int, int]]) -> None:
+        """Collect these next, best first: each with its erases and valid units in the snapshot judged from. One that is
+        not what it was any more is passed over."""
     def checkpoint(self, *, clean: bool = False) -> None: ...
     def close(self) -> None:
         """Flush, and write a checkpoint that leaves the next mount nothing to replay."""
@@ -88,7 +94,8 @@ class Translation:
     @property
     def space(self) -> dict[str, int]: ...  # blocks by use, mapped units, spare blocks
     def snapshot(self) -> tuple[Any, int]:
-        """The block table as a numpy structured array (use, flags, written frames, valid units, erases, reads, hours),
+        """The block table as a numpy structured array (use, flags, written frames, valid units, erases, reads, hours, `changed`: when
+        the last of it became needless, as a sequence number),
         and the generation that it was taken at."""
     def check(self) -> list[str]:
         """What in memory contradicts itself; for tests."""

@@ -21,7 +21,7 @@ from posix.mman cimport (
 from virtflash.flash.chip cimport FLASH_NOR, FLASH_NOWHERE, FLASH_OK, FLASH_POWER_LOST, Geometry
 from virtflash.flash.emulated cimport EmulatedFlash
 from virtflash.ftl.checkpoint cimport checkpoint_now, map_slices, table_slices
-from virtflash.ftl.collection cimport READ_ATTEMPTS, start_move
+from virtflash.ftl.collection cimport READ_ATTEMPTS
 from virtflash.ftl.frame cimport (
     FLASH_IS_BAD,
     RECORD_WORDS_MIN,
@@ -262,9 +262,12 @@ cdef class Translation:
             if geometry.endangers[page] != FLASH_NOWHERE:
                 ftl.partner[geometry.endangers[page]] = page
 
-    def _set(self, *, separate=True, levelling=True, refresh_share=75, refresh_reads=100_000, refresh_hours=0,
-             host_sync=False, checkpoint_frames=0):
+    def _set(
+        self, *, separate=True, by_age=True, levelling=True, refresh_share=75, refresh_reads=100_000, refresh_hours=0,
+        host_sync=False, checkpoint_frames=0,
+    ):
         self.ftl.settings.separate = separate
+        self.ftl.settings.by_age = by_age
         self.ftl.settings.levelling = levelling
         self.ftl.settings.refresh_share = refresh_share
         self.ftl.settings.refresh_reads = refresh_reads
@@ -358,6 +361,14 @@ cdef class Translation:
     @property
     def generation(self):
         return self.ftl.generation
+
+    @property
+    def sequence(self):
+        return self.ftl.sequence
+
+    @property
+    def hours(self):
+        return self.ftl.chip.hours(self.ftl.chip)
 
     def sync(self):
         cdef uint64_t mark = self.ftl.sequence
@@ -505,14 +516,14 @@ cdef class Translation:
         mark_for_refresh(&self.ftl, block)
         return bool(self.ftl.flags[block] & FLAG_REFRESH)
 
-    def advise_collect(self, uint32_t block, uint32_t erases):
-        """Judgement from a snapshot: collect this block next. False: it is not what it was any more."""
-        if block >= self.ftl.blocks or self.ftl.use[block] != BLOCK_CLOSED or self.ftl.erases[block] != erases:
-            return False
-        if self.ftl.flags[block] & FLAG_META or self.ftl.move.why != MOVE_NONE:
-            return False
-        start_move(&self.ftl, MOVE_COLLECT, block)
-        return True
+    def advise_collect(self, blocks):
+        """Judgement from a snapshot: (block, erases, valid units) of those to collect next, best first."""
+        cdef uint32_t count = 0
+        for block, erases, valid in blocks:
+            if block < self.ftl.blocks and count < ADVISED_MAX:
+                self.ftl.advised[count] = Advised(block, erases, valid)
+                count += 1
+        self.ftl.advised_count, self.ftl.advised_next = count, 0
 
     def checkpoint(self, *, clean=False):
         cdef int result = FTL_SYNC
@@ -557,6 +568,8 @@ cdef class Translation:
             "refreshed_blocks": counted.refreshed_blocks,
             "levelled_blocks": counted.levelled_blocks,
             "purges": counted.purges,
+            "advice_taken": counted.advice_taken,
+            "advice_stale": counted.advice_stale,
         }
 
     @property
@@ -581,7 +594,7 @@ cdef class Translation:
         cdef uint32_t count = self.ftl.blocks
         table = numpy.zeros(count, dtype=[
             ("use", "u1"), ("flags", "u1"), ("written", "u2"), ("valid", "u4"), ("erases", "u4"), ("reads", "u4"),
-            ("hours", "u4"),
+            ("hours", "u4"), ("changed", "u8"),
         ])
         for name, address, kind in self._columns():
             table[name] = numpy.frombuffer(address, dtype=kind, count=count)
@@ -597,6 +610,7 @@ cdef class Translation:
             ("erases", (<char *>self.ftl.erases)[:4 * count], "u4"),
             ("reads", (<char *>self.ftl.reads)[:4 * count], "u4"),
             ("hours", (<char *>self.ftl.hours)[:4 * count], "u4"),
+            ("changed", (<char *>self.ftl.dead_since)[:8 * count], "u8"),
         ]
 
     def check(self):
