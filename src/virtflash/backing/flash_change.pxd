@@ -20,6 +20,8 @@ from virtflash.ftl.translation cimport ftl_sanitize, ftl_secure_trim, ftl_trim
 cdef enum:
     TRIM_UNITS = 8192  # of one part: tens of microseconds
     ZERO_BYTES = 65536  # of one part
+    OUT_OF_CACHE = 1  # how far a secure erase is
+    SECURELY_ERASED = 2
 
 
 cdef inline bint is_protected(const FlashState *state, uint64_t sector, uint64_t sectors) noexcept nogil:
@@ -52,10 +54,10 @@ cdef inline int32_t trim_part(
     if first >= end:
         return 0
     count = <uint32_t>min(end - first, TRIM_UNITS)
-    cache_drop_range(&state.cache, <uint32_t>first, count)
     result = as_result(ftl_trim(state.ftl, <uint32_t>first, count))
     if result:
-        return result
+        return result  # and the cache still has what it had accepted
+    cache_drop_range(&state.cache, <uint32_t>first, count)
     progress.done += count
     state.counters.units_trimmed += count
     return TARGET_MORE if first + count < end else 0
@@ -120,15 +122,15 @@ cdef inline int32_t erase_securely(
     cdef int32_t result
     if (sector | sectors) % state.unit_sectors:
         return -EINVAL
-    if progress.done == 0:
-        cache_drop_range(&state.cache, first, count)
-        cache_wipe_vacant(&state.cache)
-        progress.done = 1
-    if progress.done == 2:
+    if progress.done == SECURELY_ERASED:
         return 0
     result = as_result(ftl_secure_trim(state.ftl, first, count, &progress.stage))
+    if progress.done == 0 and (result == 0 or result == TARGET_MORE):
+        cache_drop_range(&state.cache, first, count)
+        cache_wipe_vacant(&state.cache)
+        progress.done = OUT_OF_CACHE
     if result == 0:
-        progress.done = 2
+        progress.done = SECURELY_ERASED
         state.counters.secure_erases += 1
         state.counters.units_erased_securely += count
     return result
