@@ -140,6 +140,29 @@ def test_ranges(emulate: Emulate, kind: int, flags: int, name: str, part: int) -
     assert target.calls("change") == 2 if part == 0 else (-(-8 // part) + 1)
 
 
+def in_writable_buffers(served: ServedRing, kind: int, payload: bytes) -> tuple[int, int]:
+    """Status and used length of a request whose payload lies where the device may write."""
+    request = served.blk(kind, 0, room=len(payload))
+    served.memory.write(request.room, payload)
+    status, length, left = served.run(request)[0]
+    assert left == payload
+    return status, length
+
+
+def test_a_secure_erase_as_linux_sends_it(emulate: Emulate) -> None:
+    """Its driver (6.1) takes the lowest bit of the type for the direction, and the type of this request is even."""
+    target, served = emulate(max_segments=2)
+    assert in_writable_buffers(served, SECURE_ERASE, ranges((8, 8, 0), (32, 1, 0))) == (OK, 0)
+    assert target.changes() == {"secure erase": 2}
+    assert in_writable_buffers(served, SECURE_ERASE, ranges((8, 8, 0))[:15]) == (IOERR, 0)
+    assert in_writable_buffers(served, SECURE_ERASE, ranges((SECTORS, 1, 0))) == (IOERR, 0)
+    assert in_writable_buffers(served, SECURE_ERASE, ranges((0, 1, 2))) == (UNSUPP, 0)
+    assert in_writable_buffers(served, SECURE_ERASE, ranges(*[(0, 1, 0)] * 3)) == (UNSUPP, 0)
+    for kind in (DISCARD, WRITE_ZEROES):
+        assert in_writable_buffers(served, kind, ranges((8, 8, 0))) == (IOERR, 0)
+    assert target.changes() == {"secure erase": 2}
+
+
 def test_the_lifetime(emulate: Emulate) -> None:
     _, served = emulate()
     assert served.do(LIFETIME, room=6) == (OK, 7, struct.pack("<HHH", 2, 4, 11))

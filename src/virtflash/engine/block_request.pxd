@@ -228,6 +228,10 @@ cdef inline uint32_t parse_operation(
         if slot.operation == OP_LIFETIME and chain.writable_bytes < LIFETIME_BYTES:
             return BLK_S_IOERR
         return PENDING if keep_buffers(queue, slot, writable, writable_count) else BLK_S_IOERR
+    if slot.operation == OP_SECURE_ERASE and chain.readable_bytes == 0:
+        # Linux, from 6.1 on, takes the lowest bit of a type for the direction of its data; 14 has none, so the ranges
+        # come in buffers that we may write. §2.7.5.1 advises against reading those; else no Linux could erase securely.
+        return parse_segments(queue, slot, writable, writable_count, chain.writable_bytes)
     return parse_segments(queue, slot, readable, readable_count, chain.readable_bytes)
 
 
