@@ -1,8 +1,7 @@
 """An eMMC as its host sees it (JESD84-B51): SWITCH, the erase family, write protection, partitions, power-off.
 
-One method for each command, or family of them. A host on a bus is not modelled: no states, clocks or bus widths. All
-methods may be called from any thread, by one at a time, while guests are served: `FlashTarget` does what they ask in its
-turn.
+One method for each command, or family of them. A host on a bus is not modelled: no states, clocks or bus widths. Any
+thread may call, one at a time, while guests are served: `FlashTarget` does what is asked in its turn.
 """
 
 from collections.abc import Callable, Iterator
