@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from virtflash.backing import Backing, null_backing, open_flash, open_raw
+from virtflash.backing.flash_keeper import FlashKeeper
 from virtflash.devices.blk import BlkOptions
 from virtflash.engine import LATENCY_BOUNDS, Reactor
 from virtflash.export import Export
@@ -77,6 +78,7 @@ class Served:
     export: Export
     door: FrontDoor
     at: str
+    keeper: FlashKeeper | None = None
 
 
 @dataclass
@@ -138,11 +140,14 @@ class Server:
             on_leave=export.front_end_left,
         )
         at = str(volume.socket_path.absolute()) if volume.socket_path else listening.getsockname()
-        self.served.append(Served(volume, export, door, at))
+        keeper = None if backing.flash is None else FlashKeeper(backing.flash, export.log)
+        self.served.append(Served(volume, export, door, at, keeper))
 
     def __enter__(self) -> Self:
         for served in self.served:
             served.door.open()
+            if served.keeper is not None:
+                served.keeper.start()
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -152,6 +157,8 @@ class Server:
         """Let front ends go, finish what is in flight, remove the sockets."""
         for served in self.served:
             served.door.close()
+            if served.keeper is not None:
+                served.keeper.stop()
             if served.volume.socket_path is not None:
                 served.volume.socket_path.unlink(missing_ok=True)
         self.write_statistics()

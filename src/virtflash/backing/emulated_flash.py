@@ -37,7 +37,7 @@ class EmulatedStorage:
     target: "FlashTarget"
     emmc: "Emmc | None" = None
     read_only: bool = False
-    opened: float = field(default_factory=time.monotonic)
+    aged: float = field(default_factory=time.monotonic)  # up to when
 
     def story(self) -> str:
         """What it is and how it was found, in a line."""
@@ -60,6 +60,22 @@ class EmulatedStorage:
             "chip": self.chip.counters(),
         }
 
+    @property
+    def blocks(self) -> int:
+        return int(self.chip.superblock.blocks)
+
+    @property
+    def frames(self) -> int:
+        """That the device can hold."""
+        return self.blocks * self.translation.block_units // self.translation.units_of_frame
+
+    def age(self) -> None:
+        """The device becomes as much older as time has passed."""
+        if not self.read_only:
+            now = time.monotonic()
+            self.target.age(now - self.aged)
+            self.aged = now
+
     def close(self) -> None:
         """In order: what was written is safe, the next start has nothing to do, and the device is as much older as it
         was open. Nobody owns the flash any more.
@@ -72,8 +88,7 @@ class EmulatedStorage:
                 self.emmc.switch(POWER_OFF_NOTIFICATION, POWER_OFF_LONG)
             else:
                 self.target.tidy()
-            if not self.read_only:
-                self.chip.advance(time.monotonic() - self.opened)
+            self.age()
         finally:
             self.chip.close()
 

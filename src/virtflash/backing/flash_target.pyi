@@ -7,7 +7,7 @@ which a part was written cannot be read; EROFS, the flash takes no more writes, 
 host's disk is full.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from virtflash.ftl.translation import Translation
@@ -63,6 +63,19 @@ class FlashTarget:
     def lifetime(self) -> tuple[int, int, int]: ...  # PRE_EOL_INFO, estimates A and B, as EXT_CSD codes them
     def protect(self, group: int, kind: int) -> None: ...  # 0: not any more
     def protection(self) -> bytes: ...  # kinds, by group
+    def age(self, seconds: float, celsius: float | None = None) -> None:
+        """Time has passed, at the temperature named from now on; None: as it was."""
+    def care(
+        self,
+        *,
+        frames: int = 0,
+        refresh: Sequence[int] = (),
+        collect: Sequence[tuple[int, int, int]] = (),
+        first_block: int = 0,
+        blocks: int = 0,
+    ) -> bool:
+        """Take advice (`ftl.judgement.Advice`; up to 32 of each), patrol so many frames, and erase ahead what is free
+        of `blocks` blocks from `first_block` on: the host has its room back. True: a round of the patrol has ended."""
     def lose_power(self, random: int) -> None:
         """The cache is gone, but for what reaches the flash in that moment: units in any order, whole or partly."""
     def condition(self) -> dict[str, int]: ...  # of the flash: blocks, free, bad, spare, to be refreshed; read_only

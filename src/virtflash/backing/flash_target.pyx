@@ -2,6 +2,7 @@
 
 from cpython.pycapsule cimport PyCapsule_New
 from libc.errno cimport EROFS
+from libc.math cimport NAN
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -34,10 +35,14 @@ from virtflash.backing.target cimport (
     TargetProgress,
 )
 from virtflash.backing.write_cache cimport cache_data, cache_drop, cache_find, cache_free, cache_make
+from virtflash.flash.ageing cimport pass_time
+from virtflash.flash.device cimport Device
 from virtflash.flash.emulated cimport EmulatedFlash
 from virtflash.flash.physics cimport draw
 from virtflash.ftl.checkpoint cimport checkpoint_now
-from virtflash.ftl.state cimport FLAG_REFRESH, Ftl
+from virtflash.ftl.idle_work cimport erase_ahead
+from virtflash.ftl.refresh cimport mark_for_refresh, patrol_step
+from virtflash.ftl.state cimport ADVISED_MAX, FLAG_REFRESH, Advised, Ftl
 from virtflash.ftl.translation cimport (
     Translation,
     ftl_flush,
@@ -175,6 +180,19 @@ cdef enum:
     CALL_LIFETIME
     CALL_PROTECT
     CALL_LOSE_POWER
+    CALL_AGE
+    CALL_CARE
+
+# What somebody who looks after the flash has found, and wants done.
+cdef struct Care:
+    uint32_t first_block  # of those to erase ahead, if they are free
+    uint32_t blocks
+    uint32_t frames  # to patrol
+    bint round_ended
+    uint32_t refresh_count
+    uint32_t refresh[ADVISED_MAX]
+    uint32_t collect_count
+    Advised collect[ADVISED_MAX]
 
 cdef struct Request:
     FlashState *state
@@ -186,6 +204,10 @@ cdef struct Request:
     TargetProgress progress
     uint64_t mark
     uint8_t three[3]
+    double seconds
+    double celsius  # not a number: as it was
+    Device *chip
+    Care *care
     int32_t result
 
 
@@ -259,6 +281,24 @@ cdef void set_protection(FlashState *state, uint64_t group, uint8_t kind) noexce
     state.protection.groups[group] = kind
 
 
+cdef void take_care(FlashState *state, Care *care) noexcept nogil:
+    """Advice is taken, some free blocks are erased ahead, and some frames are read for what the correction has to say
+    about them."""
+    cdef Ftl *ftl = state.ftl
+    cdef uint32_t i
+    for i in range(care.refresh_count):
+        if care.refresh[i] < ftl.blocks:
+            mark_for_refresh(ftl, care.refresh[i])
+    memcpy(ftl.advised, care.collect, care.collect_count * sizeof(Advised))
+    ftl.advised_count, ftl.advised_next = care.collect_count, 0
+    if care.blocks:
+        erase_ahead(ftl, care.first_block, care.blocks)
+    for i in range(care.frames):
+        if ftl.lost_power or patrol_step(ftl):
+            care.round_ended = True
+            return
+
+
 cdef void perform_rare(Request *request) noexcept nogil:
     cdef FlashState *state = request.state
     request.result = 0
@@ -278,6 +318,10 @@ cdef void perform_rare(Request *request) noexcept nogil:
         set_protection(state, request.sector, <uint8_t>request.kind)
     elif request.call == CALL_LOSE_POWER:
         lose_power(state, request.mark)
+    elif request.call == CALL_AGE:
+        pass_time(request.chip, request.seconds, request.celsius)
+    elif request.call == CALL_CARE:
+        take_care(state, request.care)
 
 
 cdef void perform(void *argument) noexcept nogil:
@@ -488,6 +532,30 @@ cdef class FlashTarget:
 
     def protection(self):
         return bytes(self.state.protection.groups[: self.state.protection.count])
+
+    def age(self, double seconds, celsius=None):
+        cdef Request request
+        memset(&request, 0, sizeof(request))
+        request.seconds, request.celsius = seconds, NAN if celsius is None else celsius
+        request.chip = &(<EmulatedFlash?>self.translation.device).device
+        self._run(CALL_AGE, &request)
+
+    def care(self, *, uint32_t frames=0, refresh=(), collect=(), uint32_t first_block=0, uint32_t blocks=0):
+        cdef Request request
+        cdef Care care
+        memset(&request, 0, sizeof(request))
+        memset(&care, 0, sizeof(care))
+        for block in refresh[:ADVISED_MAX]:
+            care.refresh[care.refresh_count] = block
+            care.refresh_count += 1
+        for block, erases, valid in collect[:ADVISED_MAX]:
+            if block < self.state.ftl.blocks:
+                care.collect[care.collect_count] = Advised(block, erases, valid)
+                care.collect_count += 1
+        care.frames, care.first_block, care.blocks = frames, first_block, blocks
+        request.care = &care
+        self._run(CALL_CARE, &request)
+        return bool(care.round_ended)
 
     def lose_power(self, uint64_t random):
         cdef Request request

@@ -1,7 +1,7 @@
 """Emulated flash: a chip that lives in an image, mapped into memory (docs/image-format.md)."""
 
 from libc.errno cimport errno
-from libc.math cimport isfinite
+from libc.math cimport NAN, isfinite
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset, strerror
@@ -25,6 +25,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from virtflash.flash.ageing cimport pass_time
 from virtflash.flash.chip cimport (
     FLASH_ERASE,
     FLASH_ERASED,
@@ -76,7 +77,7 @@ from virtflash.flash.image cimport (
 from virtflash.flash.nand cimport nand_program, nand_read
 from virtflash.flash.nor cimport nor_program, nor_read
 from virtflash.flash.page_record cimport is_programmed, seal_record
-from virtflash.flash.physics cimport acceleration, draw, draw_factor, draw_uniform
+from virtflash.flash.physics cimport draw, draw_factor, draw_uniform
 from virtflash.flash.power_cut cimport CUT_RANDOM, PROGRAM_OUTCOMES, cut_operation
 from virtflash.flash.space cimport give_back, reserve, reserve_page, reserve_records, wipe_blocks
 from virtflash.flash.timing cimport take_time
@@ -639,12 +640,8 @@ cdef class EmulatedFlash:
             raise ValueError("the image is closed")
 
     def advance(self, double seconds, celsius=None):
-        cdef State *state = self.device.state
         self.refuse_closed()
-        if celsius is not None:
-            state.celsius = celsius
-        state.hours += seconds / 3600
-        state.effective_hours += seconds / 3600 * acceleration(&self.device.physics, state.celsius)
+        pass_time(&self.device, seconds, NAN if celsius is None else celsius)
 
     def arm_cut(self, after, how=RANDOM_CUT):
         self.device.cut_after = after

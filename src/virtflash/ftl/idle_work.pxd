@@ -1,7 +1,9 @@
 """What the device does for its own sake while nobody waits: one small step for each call."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
+from virtflash.flash.chip cimport FLASH_PHYSICAL
+from virtflash.ftl.allocation cimport erase_block
 from virtflash.ftl.checkpoint cimport begin_checkpoint, checkpoint_due, checkpoint_step
 from virtflash.ftl.collection cimport (
     LOW_BLOCKS,
@@ -14,9 +16,11 @@ from virtflash.ftl.collection cimport (
     slc_limit,
     start_move,
 )
+from virtflash.ftl.safety cimport is_erasable, safe_sequence
 from virtflash.ftl.state cimport (
     CHECKPOINT_IDLE,
     CHECKPOINT_SLICES,
+    FLAG_BLANK,
     MOVE_COLLECT,
     MOVE_NONE,
     NO_BLOCK,
@@ -41,6 +45,19 @@ cdef inline bint choose_idle_move(Ftl *ftl) noexcept nogil:
         return False  # too little to gain to be worth the wear
     start_move(ftl, MOVE_COLLECT, block)
     return True
+
+
+cdef inline void erase_ahead(Ftl *ftl, uint32_t first, uint32_t count) noexcept nogil:
+    """Erase what is free among some blocks, wholly: a write need not wait for it then, and an image gets smaller. It is
+    remembered over a clean stop; after a power cut they are erased again, since nobody could tell."""
+    cdef uint64_t safe = safe_sequence(ftl)
+    cdef uint32_t block
+    for block in range(first, min(first + count, ftl.blocks)):
+        if ftl.lost_power or ftl.read_only:
+            return
+        if is_erasable(ftl, block, safe) and not ftl.flags[block] & FLAG_BLANK:
+            if erase_block(ftl, block, FLASH_PHYSICAL) == 0:
+                ftl.flags[block] = FLAG_BLANK
 
 
 cdef inline bint work_step(Ftl *ftl) noexcept nogil:

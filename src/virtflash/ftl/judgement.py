@@ -33,17 +33,19 @@ class AgeLimits:
     """How long data may lie in a block of so many cycles: until the bits to correct in a codeword reach a share of what
     the ECC can do. Hours at the profile's reference temperature."""
 
-    def __init__(self, rate: ErrorRate, *, codeword_bits: int, correctable: int, rated_cycles: int, share: float) -> None:
+    def __init__(
+        self, rate: ErrorRate, *, codeword_bits: int, correctable: int, rated_cycles: int, share: float
+    ) -> None:
         self._cycles = numpy.linspace(0, 2 * rated_cycles, CYCLES_MARKS)
         allowed = share * correctable / codeword_bits
         self._hours = numpy.array([longest(rate, cycles, allowed) for cycles in self._cycles])
 
     def of(self, cycles: NDArray[Any]) -> NDArray[Any]:
-        return numpy.interp(cycles, self._cycles, self._hours)
+        return numpy.asarray(numpy.interp(cycles, self._cycles, self._hours))
 
 
 def longest(rate: ErrorRate, cycles: float, allowed: float) -> float:
-    """Hours after which data in a block of so many cycles has an error rate of `allowed`; 0 where it has from the start."""
+    """Hours after which data in a block of so many cycles has an error rate of `allowed`; 0: it has from the start."""
     if rate(cycles, 0.0) >= allowed:
         return 0.0
     if rate(cycles, HOURS_MOST) < allowed:

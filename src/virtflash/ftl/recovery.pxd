@@ -51,6 +51,7 @@ from virtflash.ftl.state cimport (
     BLOCK_FREE,
     BLOCK_OPEN,
     FLAG_ASIDE,
+    FLAG_BLANK,
     FLAG_META,
     FLAG_REFRESH,
     FLAG_RETIRE,
@@ -245,7 +246,7 @@ cdef inline void load_table_slice(Ftl *ftl, Recovery *recovery, uint32_t slice_)
             ftl.erases[block] = entry[i].erases
         if recovery.first[block] < recovery.start:
             ftl.hours[block], ftl.reads[block] = entry[i].hours, entry[i].reads
-            ftl.flags[block] |= entry[i].flags & (FLAG_REFRESH | FLAG_RETIRE | FLAG_SLC)
+            ftl.flags[block] |= entry[i].flags & (FLAG_REFRESH | FLAG_RETIRE | FLAG_SLC | FLAG_BLANK)
             if entry[i].use != BLOCK_FREE:
                 ftl.written[block] = entry[i].written
 
@@ -537,7 +538,7 @@ cdef inline void settle_block(Ftl *ftl, Recovery *recovery, uint32_t block) noex
             ftl.written[block] = layout_of(ftl, block).frames
     else:
         ftl.free_blocks += 1
-        ftl.flags[block] &= FLAG_SLC | FLAG_ASIDE
+        ftl.flags[block] &= FLAG_SLC | FLAG_ASIDE | (FLAG_BLANK if recovery.clean else 0)
     if recovery.first[block] >= recovery.start and ftl.hours[block] == 0:
         ftl.hours[block] = <uint32_t>ftl.chip.hours(ftl.chip)
 

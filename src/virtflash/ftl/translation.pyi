@@ -16,13 +16,15 @@ class TranslationError(Exception):
 class Translation:
     """A flash translation layer on a chip.
 
-    Settings of `format` and `mount`, which are not kept on the flash: `separate` (hot and cold data apart, default on),
-    `by_age` (collect by benefit over cost, default on; off: greedily, a little better where all data is equally hot, and
-    much worse elsewhere), `levelling` (static wear levelling, default on), `refresh_share` (refresh a block when a read corrected so many
-    percent of the ECC's strength: 75), `refresh_reads` (or when it was read so often since it was erased: 100000),
-    `refresh_hours` (or when its data is so old, in hours at the profile's reference temperature; 0: never),
-    `host_sync` (nothing is erased before what took its place was synced to the host's disk; off), `checkpoint_frames`
-    (frames between two checkpoints; 0: by the device's size).
+    Settings of `format` and `mount`, which are not kept on the flash:
+    `separate`: hot and cold data apart (on);
+    `by_age`: collect by benefit over cost (on), else greedily, which is a little better where all data is equally hot;
+    `levelling`: static wear levelling (on);
+    `refresh_share`: refresh a block when a read corrected so many percent of the ECC's strength (75);
+    `refresh_reads`: or when it was read so often since it was erased (100000);
+    `refresh_hours`: or when the patrol finds it so old, in hours at the profile's reference temperature (0: never);
+    `host_sync`: erase nothing before what took its place was synced to the host's disk (off);
+    `checkpoint_frames`: frames between two checkpoints (0: by the device's size).
     """
 
     clean: bool  # what was mounted had been stopped, not cut
@@ -56,6 +58,8 @@ class Translation:
     def unit_bytes(self) -> int: ...
     @property
     def units_of_frame(self) -> int: ...  # that a full frame takes
+    @property
+    def block_units(self) -> int: ...  # that a block takes which is not in SLC mode
     @property
     def read_only(self) -> bool: ...
     @property
@@ -94,8 +98,8 @@ class Translation:
     @property
     def space(self) -> dict[str, int]: ...  # blocks by use, mapped units, spare blocks
     def snapshot(self) -> tuple[Any, int]:
-        """The block table as a numpy structured array (use, flags, written frames, valid units, erases, reads, hours, `changed`: when
-        the last of it became needless, as a sequence number),
-        and the generation that it was taken at."""
+        """The block table as a numpy structured array, and the generation that it was taken at. Columns: use, flags,
+        written (frames), valid (units), erases, reads, hours (when it was opened), and changed: when the last of it
+        became needless, as a sequence number."""
     def check(self) -> list[str]:
         """What in memory contradicts itself; for tests."""

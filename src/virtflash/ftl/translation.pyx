@@ -350,6 +350,10 @@ cdef class Translation:
         return self.ftl.layouts[0].units
 
     @property
+    def block_units(self):
+        return self.ftl.layouts[0].units * self.ftl.layouts[0].frames
+
+    @property
     def read_only(self):
         return bool(self.ftl.read_only)
 
