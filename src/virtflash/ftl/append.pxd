@@ -1,7 +1,7 @@
 """Appending frames to a stream: the only way in which anything gets on the flash."""
 
 from libc.errno cimport EIO, ENOSPC, EROFS
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from virtflash.flash.chip cimport FLASH_NO_ROOM, FLASH_OK, FLASH_POWER_LOST
@@ -11,10 +11,8 @@ from virtflash.ftl.frame cimport FRAME_DATA, RECORD_WORDS_MIN, FrameLayout, Fram
 from virtflash.ftl.safety cimport note_programmed
 from virtflash.ftl.state cimport (
     BLOCK_CLOSED,
-    FLAG_META,
     FLAG_RETIRE,
     FRAME_UNITS_MAX,
-    NO_BLOCK,
     STREAM_META,
     UNIT_LIMIT,
     UNIT_UNMAPPED,
@@ -44,9 +42,9 @@ cdef inline int append_frame(Ftl *ftl, uint32_t which, FrameRecord *record, char
     A program that fails costs the block its future: what is valid in it moves soon, and the frame is tried elsewhere.
     """
     cdef Stream *stream = &ftl.streams[which]
-    cdef int attempt
+    cdef int _attempt
     cdef int result
-    for attempt in range(ATTEMPTS):
+    for _attempt in range(ATTEMPTS):
         result = need_block(ftl, which)
         if result:
             return result

@@ -15,7 +15,6 @@ from libc.string cimport memset
 
 from virtflash.flash.chip cimport FLASH_OK
 from virtflash.ftl.allocation cimport mode_of, release_block
-from virtflash.ftl.append cimport append_frame
 from virtflash.ftl.frame cimport FRAME_END, FRAME_MAP, FRAME_TABLE, FrameLayout, FrameRecord
 from virtflash.ftl.safety cimport pad_exposed
 from virtflash.ftl.state cimport (
@@ -25,7 +24,6 @@ from virtflash.ftl.state cimport (
     CHECKPOINT_SLICES,
     FLAG_ASIDE,
     FLAG_META,
-    FLAG_RETIRE,
     STREAM_COUNT,
     STREAM_META,
     UNIT_TRIMMED,

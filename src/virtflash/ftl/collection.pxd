@@ -8,7 +8,7 @@ from libc.errno cimport EIO, EROFS
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from virtflash.flash.chip cimport FLASH_OK, FLASH_POWER_LOST
-from virtflash.ftl.allocation cimport RESERVED_BLOCKS, count_erasable, need_block, retire
+from virtflash.ftl.allocation cimport RESERVED_BLOCKS, retire
 from virtflash.ftl.append cimport append_units
 from virtflash.ftl.frame cimport FRAME_DATA, FrameLayout, FrameRecord, kind_of, layout_of, read_record, read_slot
 from virtflash.ftl.refresh cimport block_to_refresh
@@ -17,14 +17,12 @@ from virtflash.ftl.state cimport (
     BLOCK_CLOSED,
     FLAG_ASIDE,
     FLAG_META,
-    FLAG_REFRESH,
     FLAG_RETIRE,
     FLAG_SLC,
     FRAME_UNITS_MAX,
     MOVE_COLLECT,
     MOVE_LEVEL,
     MOVE_NONE,
-    MOVE_PURGE,
     MOVE_REFRESH,
     MOVE_RETIRE,
     NO_BLOCK,
@@ -34,7 +32,7 @@ from virtflash.ftl.state cimport (
     Advised,
     Ftl,
 )
-from virtflash.ftl.trim_log cimport lose_unit, program_trims
+from virtflash.ftl.trim_log cimport lose_unit
 from virtflash.ftl.wear_levelling cimport block_to_level
 
 cdef enum:
@@ -165,9 +163,9 @@ cdef inline bint is_valid(const Ftl *ftl, uint32_t slot) noexcept nogil:
 
 cdef inline int read_to_move(Ftl *ftl, uint32_t slot, char *into) noexcept nogil:
     """Read a unit that has to move: several times, since bits may be unstable. FLASH_OK, or what went wrong."""
-    cdef int attempt
+    cdef int _attempt
     cdef int status = FLASH_OK
-    for attempt in range(READ_ATTEMPTS):
+    for _attempt in range(READ_ATTEMPTS):
         status = read_slot(ftl, ftl.move.block, slot, 0, ftl.unit_bytes, into, NULL)
         if status == FLASH_OK or status == FLASH_POWER_LOST:
             break
@@ -210,7 +208,6 @@ cdef inline int move_frame(Ftl *ftl) noexcept nogil:
     cdef uint32_t units[FRAME_UNITS_MAX]
     cdef char *data[FRAME_UNITS_MAX]
     cdef uint32_t count
-    cdef uint32_t i
     cdef int result = gather(ftl, ftl.layouts[0].units, units, data, &count)
     if result or count == 0:
         if not result:

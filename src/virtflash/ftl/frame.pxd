@@ -12,19 +12,19 @@ frame whose record is whole was programmed whole. Little-endian:
 | 8 | 8 | sequence number |
 | 16 | 4 | times that the block was erased |
 | 20 | 4 | argument: units in use, or the number of a slice |
-| 24 | 4 each | words: the units' numbers; of metadata, and of all frames of parts without an ECC: the unit or the low half
-of the checkpoint's start, and the CRC32C of the frame's data |
+| 24 | 4 each | words: the units' numbers; or of metadata and without an ECC: two, see below |
+
+The two words of metadata are the low half of the checkpoint's start (or nothing) and the CRC32C of the frame's data; on
+parts without an ECC those of data are the unit and that CRC32C.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.uio cimport iovec
 
 from virtflash.flash.chip cimport (
-    FLASH_ERASE,
     FLASH_ERASED,
     FLASH_IS_BAD,
-    FLASH_MARK_BAD,
     FLASH_NOR,
     FLASH_OK,
     FLASH_POWER_LOST,
@@ -81,7 +81,9 @@ cdef inline uint32_t record_bytes(uint32_t words) noexcept nogil:
     return RECORD_HEADER + 4 * words
 
 
-cdef inline void lay_frames(FrameLayout *layout, const Geometry *geometry, uint32_t unit_bytes, bint slc) noexcept nogil:
+cdef inline void lay_frames(
+    FrameLayout *layout, const Geometry *geometry, uint32_t unit_bytes, bint slc
+) noexcept nogil:
     cdef uint32_t page_bytes = geometry.slc_page_bytes if slc else geometry.page_bytes
     cdef uint32_t pages = geometry.slc_pages_per_block if slc else geometry.pages_per_block
     layout.page_bytes = page_bytes
@@ -143,7 +145,9 @@ cdef inline int read_page(
     return operation.status
 
 
-cdef inline int simple_operation(Ftl *ftl, uint8_t kind, uint32_t block, uint8_t flags, uint32_t *answer) noexcept nogil:
+cdef inline int simple_operation(
+    Ftl *ftl, uint8_t kind, uint32_t block, uint8_t flags, uint32_t *answer
+) noexcept nogil:
     """An operation on a whole block. `answer`: of FLASH_IS_BAD."""
     cdef FlashOperation operation
     memset(&operation, 0, sizeof(operation))
@@ -274,7 +278,8 @@ cdef inline int read_slot(
     cdef int worst = FLASH_OK
     if layout.pages == 1:
         at = slot // layout.units
-        status = read_page(ftl, block, at, (slot - at * layout.units) * ftl.unit_bytes + offset, into, length, NULL, share)
+        offset += (slot - at * layout.units) * ftl.unit_bytes
+        status = read_page(ftl, block, at, offset, into, length, NULL, share)
         return FLASH_UNCORRECTABLE if status == FLASH_ERASED else status
     while length:
         at = slot * layout.pages + offset // layout.page_bytes

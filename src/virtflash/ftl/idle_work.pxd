@@ -18,7 +18,6 @@ from virtflash.ftl.collection cimport (
 )
 from virtflash.ftl.safety cimport is_erasable, safe_sequence
 from virtflash.ftl.state cimport (
-    CHECKPOINT_IDLE,
     CHECKPOINT_SLICES,
     FLAG_BLANK,
     MOVE_COLLECT,

@@ -7,9 +7,9 @@ A caller keeps `step`: the phase in its upper half, a block in its lower.
 """
 
 from libc.errno cimport EIO
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
-from virtflash.flash.chip cimport FLASH_OK, FLASH_PHYSICAL, FLASH_POWER_LOST, FLASH_PURGE
+from virtflash.flash.chip cimport FLASH_OK, FLASH_PHYSICAL, FLASH_PURGE
 from virtflash.ftl.allocation cimport close_stream, erase_block, retire
 from virtflash.ftl.collection cimport end_move, move_frame, start_move
 from virtflash.ftl.frame cimport FRAME_DATA, FrameLayout, FrameRecord, kind_of, layout_of, read_record, simple_operation
@@ -18,7 +18,6 @@ from virtflash.ftl.state cimport (
     BLOCK_BAD,
     BLOCK_CLOSED,
     BLOCK_FREE,
-    BLOCK_OPEN,
     FLAG_BLANK,
     FLAG_META,
     FLAG_TAINTED,

@@ -251,7 +251,9 @@ cdef inline void load_table_slice(Ftl *ftl, Recovery *recovery, uint32_t slice_)
                 ftl.written[block] = entry[i].written
 
 
-cdef inline void load_frame(Ftl *ftl, Recovery *recovery, uint32_t block, uint32_t frame, uint32_t *loaded) noexcept nogil:
+cdef inline void load_frame(
+    Ftl *ftl, Recovery *recovery, uint32_t block, uint32_t frame, uint32_t *loaded
+) noexcept nogil:
     """If a frame is a slice of the checkpoint taken, load it; one that cannot be read will be missed."""
     cdef FrameRecord record
     if read_record(ftl, block, frame, &record) != FLASH_OK:
@@ -462,7 +464,9 @@ cdef inline void replay_trims(Ftl *ftl, const Found *found, const FrameRecord *r
     cdef uint32_t i
     cdef uint32_t unit
     cdef uint32_t count = record.header.argument
-    if not read_payload(ftl, record, found.block, found.frame) or count * sizeof(TrimRange) > payload_bytes(ftl, meta_layout(ftl)):
+    if not read_payload(ftl, record, found.block, found.frame):
+        return
+    if count > payload_bytes(ftl, layout_of(ftl, found.block)) // sizeof(TrimRange):
         return
     for i in range(count):
         if ranges[i].first > ftl.units or ranges[i].count > ftl.units - ranges[i].first:

@@ -6,9 +6,8 @@ somebody who knows better; `collection` moves what is valid in it. The patrol re
 
 from libc.stdint cimport uint32_t
 
-from virtflash.flash.chip cimport FLASH_ERASED, FLASH_OK, FLASH_POWER_LOST
 from virtflash.ftl.frame cimport FrameLayout, layout_of, read_slot
-from virtflash.ftl.state cimport BLOCK_CLOSED, BLOCK_FREE, FLAG_META, FLAG_REFRESH, NO_BLOCK, Ftl
+from virtflash.ftl.state cimport BLOCK_CLOSED, FLAG_META, FLAG_REFRESH, NO_BLOCK, Ftl
 
 
 cdef inline void mark_for_refresh(Ftl *ftl, uint32_t block) noexcept nogil:

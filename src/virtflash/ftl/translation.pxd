@@ -1,11 +1,11 @@
-"""What others may ask of the flash translation layer, compiled. One thread owns it; no call waits for anything but the chip.
+"""What others may ask of the flash translation layer, compiled. One thread owns it; no call waits but for the chip.
 
 Units are mapping units (`unit_bytes`, 4096 by default), numbered from 0. Results: 0; -EIO: the data cannot be read, or
 power is gone; -EROFS: the flash takes no more writes; FTL_MORE, FTL_SYNC. The layer buffers no data: what was written
 is on the flash when the call returns (trims wait in memory for `ftl_flush`).
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from virtflash.ftl.state cimport Ftl
 
@@ -31,8 +31,8 @@ cdef class Translation:
 
 # `length` bytes at `offset` of one unit; what is not mapped reads as zeroes.
 cdef int ftl_read(Ftl *ftl, uint32_t unit, uint32_t offset, uint32_t length, char *into) noexcept nogil
-# Up to a frame of units, atomic each, `data[i]` of unit_bytes. `small`: a few units that a flush must make safe; they go
-# where they cost least (SLC pages). With as many as a frame takes, pass False.
+# Up to a frame of units, atomic each, `data[i]` of unit_bytes. `small`: a few units that a flush must make safe; they
+# go where they cost least (SLC pages). With as many as a frame takes, pass False.
 cdef int ftl_write(Ftl *ftl, uint32_t count, const uint32_t *units, char **data, bint small) noexcept nogil
 cdef bint ftl_is_mapped(const Ftl *ftl, uint32_t unit) noexcept nogil
 cdef int ftl_trim(Ftl *ftl, uint32_t first, uint32_t count) noexcept nogil

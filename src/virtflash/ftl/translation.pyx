@@ -1,12 +1,12 @@
 # cython: language_level=3
-"""The flash translation layer as Python and other compiled modules see it; described in `translation.pyi` and `.pxd`."""
+"""The flash translation layer as Python and other compiled modules see it: see `translation.pyi` and `.pxd`."""
 
 import os
 
 from libc.errno cimport EIO, EROFS
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 from posix.mman cimport (
     MAP_ANONYMOUS,
     MAP_FAILED,
@@ -48,14 +48,14 @@ cdef int ftl_read(Ftl *ftl, uint32_t unit, uint32_t offset, uint32_t length, cha
     cdef uint32_t physical = ftl.map[unit]
     cdef uint32_t share = 0
     cdef uint32_t block
-    cdef int attempt
+    cdef int _attempt
     cdef int status
     ftl.counters.read_units += 1
     if physical >= UNIT_LIMIT:
         memset(into, 0, length)
         return -EIO if physical == <uint32_t>UNIT_LOST else 0
     block = physical // ftl.block_units
-    for attempt in range(READ_ATTEMPTS):
+    for _attempt in range(READ_ATTEMPTS):
         status = read_slot(ftl, block, physical - block * ftl.block_units, offset, length, into, &share)
         note_read(ftl, block, share)
         if status == FLASH_OK:
@@ -162,7 +162,9 @@ cdef class Translation:
         return self
 
     @classmethod
-    def mount(cls, EmulatedFlash device, uint32_t units, *, unit_bytes=4096, read_only=False, reserve_blocks=0, **settings):
+    def mount(
+        cls, EmulatedFlash device, uint32_t units, *, unit_bytes=4096, read_only=False, reserve_blocks=0, **settings
+    ):
         cdef Translation self = Translation.__new__(Translation)
         cdef Recovery recovery
         cdef bint may_write = not read_only
@@ -433,12 +435,12 @@ cdef class Translation:
         cdef uint32_t of = self.ftl.units - first if count is None else count
         cdef uint32_t each = self.ftl.layouts[0].units
         cdef uint64_t state = seed * 2 + 1
-        cdef uint64_t done
+        cdef uint64_t _done
         cdef uint32_t i
         cdef int result = 0
         self._check_range(first, of)
         with nogil:
-            for done in range(frames):
+            for _done in range(frames):
                 for i in range(each):
                     state = state * 6364136223846793005ULL + 1442695040888963407ULL
                     # One unit from each part of the range, so that no two are the same.
@@ -456,7 +458,9 @@ cdef class Translation:
             self._check(-EROFS, "trim")
         self._check(self._with_sync(ftl_trim, first, count), "trim")
 
-    cdef int _with_sync(self, int (*call)(Ftl *, uint32_t, uint32_t) noexcept nogil, uint32_t first, uint32_t count) except? -9:
+    cdef int _with_sync(
+        self, int (*call)(Ftl *, uint32_t, uint32_t) noexcept nogil, uint32_t first, uint32_t count
+    ) except? -9:
         cdef int result
         while True:
             result = call(&self.ftl, first, count)
@@ -504,10 +508,10 @@ cdef class Translation:
 
     def patrol(self, uint32_t frames):
         """Read so many of the frames that hold data, and mark for refresh what needs it. True: a round is complete."""
-        cdef uint32_t i
+        cdef uint32_t _frame
         cdef bint ended = False
         with nogil:
-            for i in range(frames):
+            for _frame in range(frames):
                 if self.ftl.lost_power or patrol_step(&self.ftl):
                     ended = True
                     break
@@ -594,7 +598,6 @@ cdef class Translation:
         """The block table as a numpy structured array, and the generation that it was taken at."""
         import numpy
 
-        cdef uint32_t block
         cdef uint32_t count = self.ftl.blocks
         table = numpy.zeros(count, dtype=[
             ("use", "u1"), ("flags", "u1"), ("written", "u2"), ("valid", "u4"), ("erases", "u4"), ("reads", "u4"),

@@ -4,7 +4,7 @@ Until then the units' copies stay where they are: whatever a trim made needless 
 """
 
 from libc.errno cimport EIO
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memset
 
 from virtflash.flash.chip cimport FLASH_OK

@@ -1,7 +1,7 @@
 """A write of the host: room is made, trims that it would overtake are programmed, and it is appended."""
 
 from libc.errno cimport EIO, EROFS
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 
 from virtflash.ftl.allocation cimport RESERVED_BLOCKS, count_erasable
 from virtflash.ftl.append cimport append_units
@@ -85,7 +85,8 @@ cdef inline int make_room(Ftl *ftl, uint32_t which) noexcept nogil:
 
 
 cdef inline bint overtakes_trim(const Ftl *ftl, uint32_t count, const uint32_t *units) noexcept nogil:
-    """Is one of these units trimmed, or lost, and the flash does not know yet? Replayed later it would undo the write."""
+    """Is one of these units trimmed, or lost, and the flash does not know yet? Replayed later that would undo the
+    write."""
     cdef uint32_t i
     if ftl.trims.count == 0:
         return False
