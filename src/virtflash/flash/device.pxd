@@ -56,6 +56,7 @@ cdef struct Device:
     bint seals  # pages of NAND get checksums, in case the host crashes; NOR has nobody who would look at them
     uint8_t *reserved  # by window of the image: the file has room for all of it
     uint32_t window_shift
+    uint64_t full_until_ns  # the host had no room; not asked again before
     ErrorEstimate *estimates  # by block
     float *page_factors  # by page, of raw bit errors; NULL: all alike
     Physics physics

@@ -9,13 +9,54 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from virtflash.engine.system cimport FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate, pwrite
+from virtflash.engine.system cimport FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate, monotonic_ns, pwrite
 from virtflash.flash.device cimport Device, block_pages, page_bytes, page_data, page_record
 from virtflash.flash.image cimport BLOCK_BAD, BLOCK_NOT_WIPED, BlockRecord, PageRecord
 from virtflash.flash.page_record cimport is_programmed
 
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <linux/fiemap.h>
+    #include <linux/fs.h>
+    #include <string.h>
+    #include <sys/ioctl.h>
+
+    static inline int is_mapped(int fd, uint64_t begin, uint64_t end)
+    {
+        struct { struct fiemap map; struct fiemap_extent extents[32]; } found;
+        while (begin < end) {
+            memset(&found.map, 0, sizeof(found.map));
+            found.map.fm_start = begin;
+            found.map.fm_length = end - begin;
+            found.map.fm_extent_count = 32;
+            if (ioctl(fd, FS_IOC_FIEMAP, &found.map) || found.map.fm_mapped_extents == 0)
+                return 0;
+            for (uint32_t i = 0; i < found.map.fm_mapped_extents; i++) {
+                struct fiemap_extent *extent = &found.map.fm_extents[i];
+                if (extent->fe_logical > begin || extent->fe_flags & FIEMAP_EXTENT_SHARED)
+                    return 0;
+                begin = extent->fe_logical + extent->fe_length;
+            }
+        }
+        return 1;
+    }
+
+    /* Does the file have all of this already, with or without something in it? False too where nobody tells. errno stays
+     * what it was: that of a request for room that failed. */
+    static inline int is_allocated(int fd, uint64_t begin, uint64_t end)
+    {
+        int error = errno;
+        int answer = is_mapped(fd, begin, end);
+        errno = error;
+        return answer;
+    }
+    """
+    bint is_allocated(int fd, uint64_t begin, uint64_t end) nogil
+
 cdef enum:
     ZEROES = 4096
+    FULL_REST = 10  # times as long as a refusal took, nobody asks: a full Btrfs searches itself for half a second
 
 
 cdef inline bint allocate(Device *device, int mode, uint64_t offset, uint64_t length) noexcept nogil:
@@ -28,7 +69,12 @@ cdef inline bint allocate(Device *device, int mode, uint64_t offset, uint64_t le
 cdef inline bint reserve_window(Device *device, uint64_t window) noexcept nogil:
     cdef uint64_t begin = window << device.window_shift
     cdef uint64_t end = min((window + 1) << device.window_shift, device.mapped_bytes)
-    if not allocate(device, 0, begin, end - begin):
+    cdef uint64_t asked_ns = monotonic_ns()
+    if asked_ns < device.full_until_ns:
+        return False
+    # On a full XFS, room cannot be asked for even where it is there.
+    if not allocate(device, 0, begin, end - begin) and not is_allocated(device.fd, begin, end):
+        device.full_until_ns = monotonic_ns() + FULL_REST * (monotonic_ns() - asked_ns)
         return False
     device.reserved[window] = True
     return True
@@ -75,6 +121,7 @@ cdef inline void write_zeroes(Device *device, uint64_t offset, uint64_t length) 
 
 cdef inline void give_up(Device *device, uint64_t offset, uint64_t length) noexcept nogil:
     cdef uint64_t window
+    device.full_until_ns = 0
     for window in range(offset >> device.window_shift, ((offset + length - 1) >> device.window_shift) + 1):
         device.reserved[window] = False
 
