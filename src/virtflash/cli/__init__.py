@@ -9,7 +9,9 @@ from virtflash import __version__
 from virtflash.standard_output import abandon_output
 
 COMMANDS = {
-    "serve": "serve a raw image or block device to a virtual machine over vhost-user",
+    "create": "make an emulated eMMC, NAND or NOR flash in a file",
+    "serve": "serve a raw image, block device or emulated flash to a virtual machine over vhost-user",
+    "info": "tell wear, errors and lifetime of an emulated flash",
     "bench": "measure this or any other vhost-user-blk server",
     "demo": "boot two real Linux guests on two volumes, and see what becomes of them",
     "completion": "print what completes this command line in bash, zsh or fish",

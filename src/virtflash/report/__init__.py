@@ -1,0 +1,1 @@
+"""What is said about an emulated flash: figures, text, pictures."""
