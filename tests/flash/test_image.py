@@ -369,7 +369,7 @@ with EmulatedFlash.open(path, host_sync=host_sync) as flash:
 """
 
 
-@pytest.fixture(params=["tmpfs", "ext4", "xfs", "btrfs"])
+@pytest.fixture(params=["tmpfs", "ext4", "xfs", pytest.param("btrfs", marks=pytest.mark.slow)])
 def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A file system that is too small for the chip."""
     kind = request.param

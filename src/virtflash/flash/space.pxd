@@ -42,8 +42,8 @@ cdef extern from *:
         return 1;
     }
 
-    /* Does the file have all of this already, with or without something in it? False too where nobody tells. errno stays
-     * what it was: that of a request for room that failed. */
+    /* Does the file have all of this already, with or without something in it? False too where nobody tells. errno
+     * stays what it was: that of a request for room that failed. */
     static inline int is_allocated(int fd, uint64_t begin, uint64_t end)
     {
         int error = errno;
