@@ -3,6 +3,7 @@
 import errno
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -412,3 +413,42 @@ def test_spare_blocks_pass_from_normal_to_warning_to_urgent() -> None:
         seen[flash.target.condition()["bad_blocks"]] = flash.target.lifetime()[0]
     assert seen == {number: 1 if number < 8 else 2 if number < 9 else 3 for number in seen}
     assert set(seen.values()) == {1, 2, 3}
+
+
+def test_a_flush_is_never_good_where_blocks_fail_faster_than_they_are_replaced(flash: FlashInMemory) -> None:
+    """Every program fails at first, and there is no idle time: in the end what the cache has cannot be saved."""
+    safe: list[int] = []
+    for unit in range(200):
+        flash.chip.fail_next("program")
+        try:
+            flash.target.write(unit * 8, b"%8d" % unit * 512)
+        except OSError as error:
+            assert error.errno == errno.EROFS
+            break
+        try:
+            flash.target.flush()
+        except OSError as error:
+            assert error.errno == errno.EIO
+            break
+        safe.append(unit)
+    assert flash.target.condition()["read_only"]
+    flash.lose_power(1)
+    for unit in safe:
+        assert flash.target.read(unit * 8, 8) == b"%8d" % unit * 512
+
+
+def test_a_reliable_write_is_safe_from_its_pair() -> None:
+    """The page that shares cells with the next one would be lost with it."""
+    pairs = [page - 1 if page % 2 else None for page in range(16)]
+    for how in range(10):
+        flash = FlashInMemory(
+            "mlc", chip={"slc_page_bytes": 0, "slc_pages_per_block": 0, "pair_table": pairs}, cache_bytes=4096 * 16
+        )
+        flash.target.write(0, b"r" * 4096, reliable=True)
+        flash.chip.arm_cut(1, how)
+        flash.target.write(80, b"x" * 4096)
+        with suppress(OSError):
+            flash.target.flush()
+        flash.chip.power_on()
+        flash.mount()
+        assert flash.target.read(0, 8) == b"r" * 4096, f"outcome {how}"
