@@ -296,6 +296,20 @@ def test_kinds_of_write_protection(device: Device, user_wp: int, kind: int, outl
             device.emmc.clear_write_protect(GROUP)
 
 
+def test_protection_until_the_power_cycle_hides_what_outlives_it_and_leaves_its_neighbours_alone(
+    device: Device,
+) -> None:
+    device.emmc.set_write_protect(0)
+    device.switch("USER_WP", 0x01)
+    device.emmc.set_write_protect(0)
+    device.emmc.set_write_protect(2 * GROUP)
+    device.switch("USER_WP", 0x00)
+    device.emmc.set_write_protect(GROUP)
+    assert device.emmc.write_protect_types(0) == POWER_ON | TEMPORARY << 2 | POWER_ON << 4
+    device.power_cycle()
+    assert device.emmc.write_protect_types(0) == TEMPORARY | TEMPORARY << 2
+
+
 def test_protection_is_only_made_stronger(device: Device) -> None:
     for user_wp, kind in ((0x04, PERMANENT), (0x01, PERMANENT), (0x00, PERMANENT)):
         device.switch("USER_WP", user_wp)

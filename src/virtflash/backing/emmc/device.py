@@ -113,7 +113,8 @@ class Emmc:
         self._boot_power_on = bytearray(2)
         self.target.cache_on = False
         self._adopt_background()
-        for group, kind in enumerate(self._registers.load_protection(len(self.target.protection()))):
+        self._protection = bytearray(self._registers.load_protection(len(self.target.protection())))  # that outlives it
+        for group, kind in enumerate(self._protection):
             self.target.protect(group, kind)
 
     def power_cycle(self) -> None:
@@ -432,11 +433,10 @@ class Emmc:
 
     def _protect(self, group: int, kind: int) -> None:
         """First what outlives the supply, then what is in force: no group seems protected for longer than it is."""
-        kinds = bytearray(self.target.protection())
-        kinds[group] = kind
         with status_of_failure(Status.ERROR, f"protection of group {group}"):
             if kind != POWER_ON:
-                self._registers.store_protection(bytes(kinds), group)
+                self._protection[group] = kind
+                self._registers.store_protection(bytes(self._protection), group)
             self.target.protect(group, kind)
 
     def write_protect_bits(self, sector: int) -> int:

@@ -57,11 +57,10 @@ class Registers:
         return bytes(packed[group // GROUPS_OF_BYTE] >> 2 * (group % GROUPS_OF_BYTE) & 3 for group in range(groups))
 
     def store_protection(self, kinds: bytes, group: int) -> None:
-        """`group`: the one that has changed; the sector with it and its neighbours is written."""
+        """`kinds`: of all groups, TEMPORARY, PERMANENT or 0. The sector with the one that has changed is written."""
         first = group // (GROUPS_OF_BYTE * 512) * GROUPS_OF_BYTE * 512
         sector = bytearray(512)
         for at, kind in enumerate(kinds[first : first + GROUPS_OF_BYTE * 512]):
-            if kind in (TEMPORARY, PERMANENT):
-                sector[at // GROUPS_OF_BYTE] |= kind << 2 * (at % GROUPS_OF_BYTE)
+            sector[at // GROUPS_OF_BYTE] |= kind << 2 * (at % GROUPS_OF_BYTE)
         where = self._start + SECTORS_OF_UNIT + first // (GROUPS_OF_BYTE * 512)
         self._storage.write(where, bytes(sector), reliable=True)
