@@ -26,6 +26,7 @@ def test_it_has_the_capacity_that_was_asked_for(tmp_path: Path, profile: str) ->
     create_flash(path, profile, capacity_bytes=40 * MIB)
     backing = open_flash(path)
     assert backing.capacity_sectors == 40 * MIB // 512
+    assert storage_of(backing).translation.clean, "what is new has nothing to recover from"
     target = storage_of(backing).target
     target.write(backing.capacity_sectors - 8, b"e" * 4096)
     backing.close()

@@ -158,7 +158,7 @@ cdef class Translation:
         self.ftl.free_blocks = self.ftl.blocks - self.ftl.bad_blocks
         self.ftl.reserve_blocks = reserve_blocks
         self._check_room()
-        self._finish(checkpoint_now(&self.ftl, False), "formatted")
+        self._finish(checkpoint_now(&self.ftl, True), "formatted")
         return self
 
     @classmethod
