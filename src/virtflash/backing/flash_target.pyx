@@ -293,7 +293,7 @@ cdef void take_care(FlashState *state, Care *care) noexcept nogil:
     ftl.advised_count, ftl.advised_next = care.collect_count, 0
     if care.blocks:
         erase_ahead(ftl, care.first_block, care.blocks)
-    for i in range(care.frames):
+    for _ in range(care.frames):
         if ftl.lost_power or patrol_step(ftl):
             care.round_ended = True
             return
