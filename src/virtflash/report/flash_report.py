@@ -59,7 +59,7 @@ class Age:
 
 @dataclass(frozen=True)
 class Wear:
-    """Cycles of blocks that are not bad. Mean, least, most: with those in SLC mode as the normal ones they are worth."""
+    """Cycles of good blocks. Mean, least, most: those in SLC mode count as the normal ones that they are worth."""
 
     rated_cycles: int
     rated_slc_cycles: int

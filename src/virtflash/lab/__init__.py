@@ -1,0 +1,1 @@
+"""The laboratory: what a flash goes through in years, in minutes."""
