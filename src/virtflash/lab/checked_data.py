@@ -112,7 +112,7 @@ class CheckedData:
         found, size = Found(), self._target.unit_bytes
         for start in range(0, len(units), BATCH_UNITS):
             batch = units[start : start + BATCH_UNITS]
-            expected = self._contents(batch, self._versions[batch]).data.cast("B")
+            expected = self._contents(batch, self._versions[batch]).tobytes()  # a memoryview compares byte by byte
             for i, unit in enumerate(batch.tolist()):
                 data = self._read(unit, 1)
                 if data is not None and data == expected[i * size : (i + 1) * size]:

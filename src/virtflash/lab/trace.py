@@ -75,7 +75,7 @@ class Trace:
         return Event(kind, start, stop - start)
 
     def operations(self, begin: float, end: float) -> Iterator[Operation]:
-        lap = int(begin // self.seconds)
+        lap = max(int(begin // self.seconds) - 1, 0)  # its last row comes when the next lap begins
         while lap * self.seconds < end:
             start = bisect_left(self._times, begin - lap * self.seconds)
             stop = bisect_left(self._times, end - lap * self.seconds)

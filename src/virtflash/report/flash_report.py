@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from numpy.typing import NDArray
 
-from virtflash.ftl.judgement import CLOSED, FLAG_META
+from virtflash.ftl.judgement import FLAG_META
 
 if TYPE_CHECKING:
     from virtflash.backing.emulated_flash import EmulatedStorage
@@ -217,7 +217,7 @@ def geometry_of(storage: "EmulatedStorage") -> Geometry:
 def columns_of(storage: "EmulatedStorage") -> Columns:
     table, (layer, _) = storage.chip.block_table(), storage.translation.snapshot()
     chip = storage.chip.superblock
-    holds_data = (layer["use"] == CLOSED) & (layer["flags"] & FLAG_META == 0) & (layer["valid"] > 0)
+    holds_data = (layer["flags"] & FLAG_META == 0) & (layer["valid"] > 0)
     hours = storage.chip.counters()["effective_hours"] - layer["hours"]
     return Columns(
         wear=table["cycles"] + table["slc_cycles"] * slc_cycle_wear(chip.endurance, chip.slc_endurance),
