@@ -24,6 +24,7 @@ from virtflash.engine.state cimport (
     OP_READ,
     OP_WRITE,
     STAGE_DATA,
+    STAGE_FLUSH,
     STAGE_IDLE,
     STAGE_SYNC,
     BindingState,
@@ -97,6 +98,8 @@ cdef inline bint may_lose_data(const Slot *slot, int error) noexcept nogil:
     read: what it accepted before is where it was."""
     if error == EFAULT or error == EINVAL or error == EOPNOTSUPP:
         return False
+    if slot.stage == STAGE_FLUSH and error == ENOSPC:
+        return False  # the host has no room for it now: the target keeps it, and a later flush may find some
     if slot.stage != STAGE_DATA:
         return True  # a flush or a sync, of whatever request
     if slot.queue.binding.target != NULL and (error == ENOSPC or error == EROFS or error == ENODATA):

@@ -17,7 +17,7 @@ from virtflash.flash.chip cimport (
     FLASH_SLC,
 )
 from virtflash.ftl.frame cimport layout_of, simple_operation
-from virtflash.ftl.safety cimport is_erasable, pad_exposed, safe_sequence
+from virtflash.ftl.safety cimport check_spares, is_erasable, pad_exposed, safe_sequence
 from virtflash.ftl.state cimport (
     BLOCK_BAD,
     BLOCK_CLOSED,
@@ -46,13 +46,14 @@ cdef inline void retire(Ftl *ftl, uint32_t block) noexcept nogil:
     """Nothing in it is needed any more, and it is not to be used again. What it held is erased if it still can be."""
     simple_operation(ftl, FLASH_ERASE, block, FLASH_PHYSICAL, NULL)
     simple_operation(ftl, FLASH_MARK_BAD, block, 0, NULL)
+    if ftl.flags[block] & FLAG_RETIRE:
+        ftl.doomed_blocks -= 1
     ftl.use[block] = BLOCK_BAD
     ftl.flags[block] = 0
     ftl.valid[block] = 0
     ftl.bad_blocks += 1
     ftl.generation += 1
-    if ftl.bad_blocks - ftl.first_bad >= ftl.reserve_blocks:
-        ftl.read_only = True
+    check_spares(ftl)
 
 
 cdef inline void release_block(Ftl *ftl, uint32_t block) noexcept nogil:

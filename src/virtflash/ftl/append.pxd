@@ -8,10 +8,9 @@ from virtflash.flash.chip cimport FLASH_NO_ROOM, FLASH_OK, FLASH_POWER_LOST
 from virtflash.flash.crc32c cimport crc32c
 from virtflash.ftl.allocation cimport close_stream, need_block, release_block
 from virtflash.ftl.frame cimport FRAME_DATA, RECORD_WORDS_MIN, FrameLayout, FrameRecord, layout_of, program_frame
-from virtflash.ftl.safety cimport note_programmed
+from virtflash.ftl.safety cimport doom_block, note_programmed
 from virtflash.ftl.state cimport (
     BLOCK_CLOSED,
-    FLAG_RETIRE,
     FRAME_UNITS_MAX,
     STREAM_META,
     UNIT_LIMIT,
@@ -60,7 +59,7 @@ cdef inline int append_frame(Ftl *ftl, uint32_t which, FrameRecord *record, char
                 ftl.counters.meta_frames += 1
             return 0
         ftl.counters.failed_programs += 1
-        ftl.flags[stream.block] |= FLAG_RETIRE
+        doom_block(ftl, stream.block)
         close_stream(ftl, stream)
     ftl.exhausted = ftl.read_only = True
     return -EROFS

@@ -115,6 +115,8 @@ cdef inline void fill_map_slice(Ftl *ftl, uint32_t slice_) noexcept nogil:
     cdef uint32_t i
     count = count if count < ftl.units - first else ftl.units - first
     for i in range(count):
+        if ftl.map[first + i] == <uint32_t>UNIT_TRIMMED and ftl.trims.count == 0:
+            ftl.map[first + i] = <uint32_t>UNIT_UNMAPPED
         out[i] = ftl.map[first + i]
         if out[i] == <uint32_t>UNIT_TRIMMED:
             out[i] = <uint32_t>UNIT_UNMAPPED

@@ -44,7 +44,7 @@ from virtflash.ftl.frame cimport (
     read_slot,
     simple_operation,
 )
-from virtflash.ftl.safety cimport note_programmed
+from virtflash.ftl.safety cimport check_spares, note_programmed
 from virtflash.ftl.state cimport (
     BLOCK_BAD,
     BLOCK_CLOSED,
@@ -536,7 +536,7 @@ cdef inline void settle_block(Ftl *ftl, Recovery *recovery, uint32_t block) noex
     if recovery.meta[block] and recovery.first[block] and (recovery.needed[block] or not recovery.sure):
         ftl.use[block] = BLOCK_CLOSED
         ftl.flags[block] |= FLAG_META
-    elif ftl.valid[block]:
+    elif ftl.valid[block] or ftl.flags[block] & FLAG_RETIRE:
         ftl.use[block] = BLOCK_CLOSED
         if ftl.written[block] == 0:
             ftl.written[block] = layout_of(ftl, block).frames
@@ -664,7 +664,9 @@ cdef inline int put_together(Ftl *ftl, Recovery *recovery) noexcept nogil:
     for block in range(ftl.blocks):
         settle_block(ftl, recovery, block)
     adopt_end(ftl, recovery)
-    ftl.read_only = ftl.bad_blocks - ftl.first_bad >= ftl.reserve_blocks
+    for block in range(ftl.blocks):
+        ftl.doomed_blocks += (ftl.flags[block] & FLAG_RETIRE) != 0
+    check_spares(ftl)
     ftl.sequence = recovery.newest
     return 0
 

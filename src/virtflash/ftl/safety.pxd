@@ -68,6 +68,20 @@ cdef inline void note_programmed(Ftl *ftl, Stream *stream) noexcept nogil:
     ftl.written[stream.block] = stream.frame
 
 
+cdef inline void check_spares(Ftl *ftl) noexcept nogil:
+    """The end of life comes while there is still room to save what was accepted."""
+    if ftl.bad_blocks - ftl.first_bad + ftl.doomed_blocks >= ftl.reserve_blocks:
+        ftl.read_only = True
+
+
+cdef inline void doom_block(Ftl *ftl, uint32_t block) noexcept nogil:
+    """A program failed in it: it is not to be used again."""
+    if not ftl.flags[block] & FLAG_RETIRE:
+        ftl.flags[block] |= FLAG_RETIRE
+        ftl.doomed_blocks += 1
+        check_spares(ftl)
+
+
 cdef inline int pad_stream(Ftl *ftl, Stream *stream) noexcept nogil:
     """Program padding until no frame of the open block is exposed."""
     cdef FrameRecord record
@@ -85,7 +99,7 @@ cdef inline int pad_stream(Ftl *ftl, Stream *stream) noexcept nogil:
         note_programmed(ftl, stream)
         ftl.counters.padding_units += layout_of(ftl, stream.block).units
         if status != FLASH_OK:
-            ftl.flags[stream.block] |= FLAG_RETIRE  # the page is used up all the same
+            doom_block(ftl, stream.block)  # the page is used up all the same
     return FLASH_OK
 
 

@@ -160,6 +160,7 @@ cdef struct Ftl:
     uint64_t synced  # up to where the host's disk has it
     uint32_t free_blocks
     uint32_t bad_blocks
+    uint32_t doomed_blocks  # a program failed in them; they are bad as soon as nothing in them is needed
     uint32_t first_bad  # bad when it was formatted
     uint32_t reserve_blocks  # that may go bad before it becomes read-only
     bint read_only

@@ -17,12 +17,16 @@ from virtflash.ftl.state cimport (
     FRAME_UNITS_MAX,
     STREAM_META,
     TRIM_RANGES_MAX,
+    UNIT_LIMIT,
     UNIT_LOST,
     UNIT_TRIMMED,
     UNIT_UNMAPPED,
     Ftl,
     TrimRange,
 )
+
+cdef enum:
+    SETTLE_MOST = 1048576  # units; about a millisecond
 
 
 cdef inline uint32_t payload_bytes(const Ftl *ftl, const FrameLayout *layout) noexcept nogil:
@@ -50,8 +54,11 @@ cdef inline int append_metadata(Ftl *ftl, FrameRecord *record) noexcept nogil:
 
 
 cdef inline void settle_range(Ftl *ftl, const TrimRange *range_) noexcept nogil:
-    """The flash knows of it now."""
+    """The flash knows of it now. A very long one is left as it is, for the next checkpoint to settle: that it seems
+    unknown costs a frame of metadata now and then, going through it all at once would keep others waiting."""
     cdef uint32_t unit
+    if range_.count > SETTLE_MOST:
+        return
     for unit in range(range_.first, range_.first + range_.count):
         if ftl.map[unit] == <uint32_t>UNIT_TRIMMED:
             ftl.map[unit] = <uint32_t>UNIT_UNMAPPED
@@ -131,7 +138,7 @@ cdef inline void forget_units(Ftl *ftl, uint32_t first, uint32_t count, uint32_t
 cdef inline bint any_mapped(const Ftl *ftl, uint32_t first, uint32_t count) noexcept nogil:
     cdef uint32_t unit
     for unit in range(first, first + count):
-        if ftl.map[unit] != <uint32_t>UNIT_UNMAPPED:
+        if ftl.map[unit] < UNIT_LIMIT or ftl.map[unit] == <uint32_t>UNIT_LOST:
             return True
     return False
 

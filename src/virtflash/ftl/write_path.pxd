@@ -6,7 +6,7 @@ from libc.stdint cimport uint32_t
 from virtflash.ftl.allocation cimport RESERVED_BLOCKS, count_erasable
 from virtflash.ftl.append cimport append_units
 from virtflash.ftl.checkpoint cimport checkpoint_ahead, checkpoint_now, meta_blocks, meta_limit
-from virtflash.ftl.collection cimport choose_care, collect_ahead, collect_now, slc_data_blocks, slc_limit
+from virtflash.ftl.collection cimport choose_care, collect_ahead, collect_now, retire_dead, slc_data_blocks, slc_limit
 from virtflash.ftl.frame cimport layout_of
 from virtflash.ftl.state cimport (
     MOVE_NONE,
@@ -56,6 +56,7 @@ cdef inline int when_block_ends(Ftl *ftl) noexcept nogil:
         result = limit_metadata(ftl)
     if result:
         return result
+    retire_dead(ftl)
     if ftl.move.why == MOVE_NONE and ftl.free_blocks > RESERVED_BLOCKS:
         choose_care(ftl)
     return 0
