@@ -233,10 +233,17 @@ def mount(
     from virtflash.backing.emmc import Emmc  # noqa: PLC0415
     from virtflash.backing.emmc.layout import SECTORS_PER_KIB, lay_out  # noqa: PLC0415
     from virtflash.backing.flash_target import FlashTarget  # noqa: PLC0415
+    from virtflash.ftl.sizing import reserve_blocks  # noqa: PLC0415
     from virtflash.ftl.translation import Translation  # noqa: PLC0415
 
-    units = chip.capacity_bytes // chip.unit_bytes
-    translation = Translation.mount(chip, units, unit_bytes=chip.unit_bytes, read_only=read_only, host_sync=host_sync)
+    translation = Translation.mount(
+        chip,
+        chip.capacity_bytes // chip.unit_bytes,
+        unit_bytes=chip.unit_bytes,
+        read_only=read_only,
+        host_sync=host_sync,
+        reserve_blocks=reserve_blocks(chip.superblock.blocks, profile.over_provisioning.reserve_percent),
+    )
     part, sectors = profile.emmc, chip.capacity_bytes // SECTOR_BYTES
     target = FlashTarget(
         translation,

@@ -94,8 +94,8 @@ cdef inline void latch_sync_failure(Slot *slot, int error) noexcept nogil:
 cdef inline bint may_lose_data(const Slot *slot, int error) noexcept nogil:
     """Is this a failure of the storage, of something that a guest may believe written? Not so when the kernel refused
     the call itself: guest memory that went away (EFAULT) must not stop the flushes of the next front end. Nor when a
-    target refused a write, for want of room, at the end of its life, or since the rest of what it is a part of cannot be
-    read: what it accepted before is where it was."""
+    target refused a write, for want of room, at the end of its life, or since the rest of what it is a part of cannot
+    be read: what it accepted before is where it was."""
     if error == EFAULT or error == EINVAL or error == EOPNOTSUPP:
         return False
     if slot.stage == STAGE_FLUSH and error == ENOSPC:

@@ -29,7 +29,8 @@ cdef enum:
     FLASH_ERASE
     FLASH_MARK_BAD  # persistently; it is never erased or programmed again
     FLASH_IS_BAD  # `worst_share` becomes 1 or 0
-    FLASH_PURGE  # leave nothing in the medium of what was erased before; erased cells of real parts hold nothing
+    FLASH_PURGE  # leave nothing in the medium of what was erased before, of `length` blocks from `block` on; with 0, of
+    # all of them, bad ones too; erased cells of real parts hold nothing
 
 # Flags of an operation.
 cdef enum:
