@@ -32,7 +32,7 @@ class FlashKeeper:
         self._limits: tuple[AgeLimits, AgeLimits | None] | None = None
         self._generation = -1
         self._next_block = 0
-        self._busy_since = 0
+        self._busy_since = self._synced = 0
 
     def start(self) -> None:
         self._thread.start()
@@ -56,10 +56,18 @@ class FlashKeeper:
         self._storage.age()
         if self._storage.read_only:
             return
+        self._sync()
         advice = self._judge()
         self._storage.target.care(refresh=advice.refresh, collect=advice.collect)
         self._patrol()
         self._erase_ahead()
+
+    def _sync(self) -> None:
+        """A guest that never flushes shall not keep checkpoints waiting: recovery would take ever longer."""
+        sequence = self._storage.translation.sequence
+        if sequence != self._synced:
+            self._synced = sequence
+            self._storage.target.sync()
 
     def _judge(self) -> "Advice":
         from virtflash.ftl.judgement import judge  # noqa: PLC0415

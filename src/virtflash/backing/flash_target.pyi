@@ -55,6 +55,8 @@ class FlashTarget:
         """`reliable`: past the cache; each unit is old or new after a power cut, and new once this has returned."""
     def change(self, kind: int, sector: int, sectors: int) -> None: ...
     def flush(self) -> None: ...
+    def sync(self) -> None:
+        """The host's disk comes up with the image, where it has to: checkpoints and erases wait for that."""
     def tidy(self) -> None: ...  # flush, and leave the next start nothing to do
     def background_level(self) -> int: ...  # as BKOPS_STATUS: 0 none, 1 outstanding, 2 writes pay for it, 3 critical
     def sanitize(self) -> None:

@@ -496,6 +496,10 @@ cdef class FlashTarget:
         if self.state.target.sync_fd >= 0:
             self._sync()
 
+    def sync(self):
+        if self.state.target.sync_fd >= 0:
+            self._sync()
+
     def tidy(self):
         self._simply(CALL_TIDY)
         if self.state.target.sync_fd >= 0:

@@ -67,6 +67,7 @@ cdef struct Device:
     uint64_t operations  # programs and erases begun since it was opened
     int64_t cut_after  # so many programs and erases from now power goes; 0: it stays
     int32_t cut_how  # see power_cut.pxd
+    bint hollow  # for measurements: data of pages that are not in SLC mode is not kept, and reads as a hole does
     uint32_t fail_programs_after  # so many programs from now one fails; 0: none
     uint32_t fail_erases_after
     char *base
@@ -76,6 +77,10 @@ cdef struct Device:
 
 cdef inline bint is_slc(const BlockRecord *block) noexcept nogil:
     return block.flags & BLOCK_SLC
+
+
+cdef inline bint is_hollow(const Device *device, const BlockRecord *block) noexcept nogil:
+    return device.hollow and not is_slc(block)
 
 
 cdef inline uint32_t page_bytes(const Device *device, const BlockRecord *block) noexcept nogil:

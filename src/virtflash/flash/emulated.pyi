@@ -159,6 +159,9 @@ class EmulatedFlash:
         """Power is back; a cut that was not reached is called off."""
     def fail_next(self, kind: Literal["program", "erase"], number: int = 1) -> None:
         """The `number`-th such operation from now fails, and breaks its block."""
+    def keep_no_data(self) -> None:
+        """For measurements on devices larger than memory: data in pages that are not in SLC mode is not kept from now
+        on, and reads as zeroes. Their records, and metadata in SLC mode, are."""
     def spoil(self, block: int, page: int, *, unstable: bool = False) -> None:
         """Make a programmed page uncorrectable, or unstable. ValueError: it is not programmed; closed. IndexError."""
     def sync(self) -> None:

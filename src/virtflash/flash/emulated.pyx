@@ -659,6 +659,9 @@ cdef class EmulatedFlash:
         else:
             raise ValueError(f"{kind}: program or erase")
 
+    def keep_no_data(self):
+        self.device.hollow = True
+
     def spoil(self, uint32_t block, uint32_t page, *, unstable=False):
         cdef PageRecord *record
         self.refuse_closed()

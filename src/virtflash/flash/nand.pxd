@@ -19,6 +19,7 @@ from virtflash.flash.device cimport (
     block_pages,
     compiler_barrier,
     fetch_ahead,
+    is_hollow,
     is_slc,
     page_bytes,
     page_data,
@@ -107,8 +108,9 @@ cdef inline void write_page(
     cdef uint32_t size = page_bytes(device, block)
     page.state = PAGE_BLANK
     compiler_barrier()
-    gather(data, operation)
-    memset(data + operation.length, 0xff, size - operation.length)
+    if not is_hollow(device, block):
+        gather(data, operation)
+        memset(data + operation.length, 0xff, size - operation.length)
     if operation.spare != NULL:
         memcpy(<char *>page + PAGE_HEADER_BYTES, operation.spare, device.geometry.spare_bytes)
     else:

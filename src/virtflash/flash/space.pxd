@@ -10,7 +10,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from virtflash.engine.system cimport FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate, monotonic_ns, pwrite
-from virtflash.flash.device cimport Device, block_pages, page_bytes, page_data, page_record
+from virtflash.flash.device cimport Device, block_pages, is_hollow, page_bytes, page_data, page_record
 from virtflash.flash.image cimport BLOCK_BAD, BLOCK_NOT_WIPED, BlockRecord, PageRecord
 from virtflash.flash.page_record cimport is_programmed
 
@@ -97,6 +97,8 @@ cdef inline bint reserve_page(Device *device, uint32_t block, uint32_t page) noe
     """A page's data and its record."""
     if not reserve(device, page_record(device, block, page), device.record_bytes):
         return False
+    if is_hollow(device, &device.blocks[block]):
+        return True
     return reserve(device, page_data(device, block, page), page_bytes(device, &device.blocks[block]))
 
 
