@@ -54,11 +54,11 @@ def measure(image: Path) -> None:
 def best_of(image: Path, *, cold: bool) -> str:
     runs = []
     for _ in range(ROUNDS):
+        copy = image.with_suffix(".copy")
+        subprocess.run(["cp", "--sparse=always", "--reflink=auto", image, copy], check=True)
         if cold:
             os.sync()
             Path("/proc/sys/vm/drop_caches").write_text("3\n")
-        copy = image.with_suffix(".copy")
-        subprocess.run(["cp", "--sparse=always", "--reflink=auto", image, copy], check=True)
         run = subprocess.run([sys.executable, __file__, "--measure", copy], check=True, capture_output=True, text=True)
         runs.append(json.loads(run.stdout))
         copy.unlink()
