@@ -13,6 +13,7 @@ from virtflash.flash.emulated import EmulatedFlash
 from virtflash.ftl.translation import Translation
 
 UNIT_BYTES = 512
+LOW_BLOCKS = 10  # free ones, from which on each write pays for some collection
 ZEROES = bytes(UNIT_BYTES)
 PROGRAM_OUTCOMES = 10  # of `how`: five of the page itself, without and with the loss of the page that it endangers
 
@@ -30,6 +31,10 @@ class Part:
         track = self.settings.get("host_sync", False)
         return EmulatedFlash.in_memory(seed=seed, track_sync=track, **self.chip)
 
+    @property
+    def frame_units(self) -> int:
+        return max(int(self.chip["page_bytes"]) // UNIT_BYTES, 1)
+
     def on_a_disk(self) -> "Part":
         """The same with its image on a disk of a host that may crash."""
         return replace(self, settings={**self.settings, "host_sync": True})
@@ -46,15 +51,15 @@ PLANAR_PAIRS = [0xFFFF if page < 3 or page % 2 == 0 else page - 3 for page in ra
 PARTS = {
     part.name: part
     for part in (
-        Part("one unit a page", 60, {"page_bytes": 512, "spare_bytes": 32, "pages_per_block": 8, "blocks": 30}),
+        Part("one unit a page", 72, {"page_bytes": 512, "spare_bytes": 32, "pages_per_block": 8, "blocks": 30}),
         Part(
             "three units a page, SLC mode",
-            100,
+            120,
             {
                 "page_bytes": 1536,
                 "spare_bytes": 64,
                 "pages_per_block": 8,
-                "blocks": 30,
+                "blocks": 28,
                 "bits_per_cell": 3,
                 "slc_page_bytes": 512,
                 "slc_pages_per_block": 8,
@@ -62,22 +67,20 @@ PARTS = {
         ),
         Part(
             "paired pages, SLC mode",
-            100,
+            144,
             {
                 "page_bytes": 1024,
                 "spare_bytes": 64,
                 "pages_per_block": 16,
-                "blocks": 30,
+                "blocks": 28,
                 "bits_per_cell": 2,
                 "slc_page_bytes": 1024,
                 "slc_pages_per_block": 8,
                 "pair_table": PLANAR_PAIRS,
             },
         ),
-        Part("two pages a unit", 60, {"page_bytes": 256, "spare_bytes": 32, "pages_per_block": 16, "blocks": 30}),
-        Part(
-            "NOR", 60, {"kind": "nor", "page_bytes": 256, "spare_bytes": 0, "pages_per_block": 18, "blocks": 30}
-        ),
+        Part("two pages a unit", 72, {"page_bytes": 256, "spare_bytes": 32, "pages_per_block": 16, "blocks": 30}),
+        Part("NOR", 72, {"kind": "nor", "page_bytes": 256, "spare_bytes": 0, "pages_per_block": 18, "blocks": 30}),
     )
 }
 
@@ -145,7 +148,7 @@ def workload(random_: random.Random, units: int, frame: int, length: int) -> Ite
             yield ("read", first)
 
 
-class Violation(AssertionError):
+class BrokenPromiseError(AssertionError):
     """The layer has broken its promise."""
 
 
@@ -212,7 +215,7 @@ class Run:
 
     def _read(self, unit: int) -> None:
         if self.layer.read(unit) != bytes_of(unit, self.model.may_be[unit][-1]):
-            raise Violation(f"unit {unit} does not read as it was written")
+            raise BrokenPromiseError(f"unit {unit} does not read as it was written")
 
     def settle(self) -> None:
         """After a mount: what is read has to be allowed, and it is the truth from now on."""
@@ -224,20 +227,33 @@ class Run:
                     break
             else:
                 seen = int.from_bytes(data[4:8], "little")
-                raise Violation(f"unit {unit} reads as version {seen}, which is none of {sorted(set(versions))}")
+                raise BrokenPromiseError(
+                    f"unit {unit} reads as version {seen}, which is none of {sorted(set(versions))}"
+                )
         if contradictions := self.layer.check():
-            raise Violation("; ".join(contradictions[:3]))
+            raise BrokenPromiseError("; ".join(contradictions[:3]))
 
-    def recover(self, cut: Callable[[], None] | None = None) -> int:
-        """Power returns, perhaps to be lost again while mounting. Returns how often it was."""
+    def age(self, random_: random.Random) -> None:
+        """Write it full, and on until blocks are collected: from then on every write may do anything."""
+        frame = self.part.frame_units
+        for first in range(0, self.part.units, frame):
+            self._write(tuple(range(first, min(first + frame, self.part.units))), False)
+        while self.layer.space["free"] > LOW_BLOCKS:
+            self._write(tuple(random_.sample(range(self.part.units), frame)), random_.random() < 0.2)
+        self._flush()
+
+    def recover(self, cut: Callable[[], None] | None = None, at_most: int = 3) -> int:
+        """Power returns, perhaps to be lost again while mounting, `at_most` so often. Returns how often it was."""
         lost = 0
         while True:
             self.flash.power_on()
-            if cut is not None and lost < 3:
+            if cut is not None and lost < at_most:
                 cut()
             try:
                 self.layer = self.part.mount(self.flash)
-            except OSError:
+            except OSError as error:
+                if not self.flash.lost_power:
+                    raise BrokenPromiseError(f"it cannot be mounted: {error}") from None
                 lost += 1
                 continue
             self.flash.power_on()  # a cut that was not reached is called off

@@ -38,7 +38,8 @@ from virtflash.ftl.state cimport (
 )
 
 cdef enum:
-    RESERVED_BLOCKS = 4  # free ones that collection, trims and a checkpoint may need before anything is freed again
+    RESERVED_BLOCKS = 8  # free ones that collection, trims, a checkpoint, and recoveries that are cut, may need before
+    # anything is freed again
     ALLOCATE_SYNC = 0x10001  # as FTL_SYNC
 
 

@@ -56,6 +56,7 @@ cdef packed struct EndPayload:
     uint32_t slices
     uint32_t reserved
     uint64_t start
+    uint64_t certain_start  # of the last checkpoint that was certainly complete before this one; 0: none was
     uint32_t stream_block[STREAM_COUNT]
     uint32_t stream_frame[STREAM_COUNT]
     uint32_t first_open[STREAM_COUNT]  # the blocks that were open at `start`: they hold frames of both sides of it
@@ -186,6 +187,7 @@ cdef inline void fill_end(Ftl *ftl, bint clean) noexcept nogil:
     end.first_bad, end.reserve_blocks, end.clean = ftl.first_bad, ftl.reserve_blocks, clean
     end.slices = ftl.checkpoint.slices
     end.start = ftl.checkpoint.start
+    end.certain_start = ftl.checkpoint.certain_start
     for i in range(STREAM_COUNT):
         end.stream_block[i], end.stream_frame[i] = ftl.streams[i].block, ftl.streams[i].frame
         end.first_open[i] = ftl.checkpoint.first_open[i]
@@ -203,7 +205,7 @@ cdef inline int write_end(Ftl *ftl, bint clean) noexcept nogil:
     result = append_checkpoint_frame(ftl, FRAME_END, ftl.checkpoint.slices)
     if result == 0:
         ftl.checkpoint.state = CHECKPOINT_IDLE
-        ftl.checkpoint.complete_start = ftl.checkpoint.start
+        ftl.checkpoint.complete_start = ftl.checkpoint.certain_start = ftl.checkpoint.start
         ftl.counters.checkpoints += 1
         release_old_metadata(ftl)
     return result

@@ -74,9 +74,7 @@ cdef inline double collection_gain(const Ftl *ftl, uint32_t block) noexcept nogi
     return units - valid
 
 
-cdef inline uint32_t block_to_collect(const Ftl *ftl) noexcept nogil:
-    """The closed block that is worth most; of those in SLC mode, where they are many."""
-    cdef bint only_slc = slc_data_blocks(ftl) >= slc_limit(ftl)
+cdef inline uint32_t most_worth_collecting(const Ftl *ftl, bint only_slc) noexcept nogil:
     cdef uint32_t best = NO_BLOCK
     cdef double most = 0
     cdef double gain
@@ -89,6 +87,14 @@ cdef inline uint32_t block_to_collect(const Ftl *ftl) noexcept nogil:
             best = block
             most = gain
     return best
+
+
+cdef inline uint32_t block_to_collect(const Ftl *ftl) noexcept nogil:
+    """The closed block that is worth most; of those in SLC mode, where they are many and not all held aside."""
+    cdef uint32_t best = NO_BLOCK
+    if slc_data_blocks(ftl) >= slc_limit(ftl):
+        best = most_worth_collecting(ftl, True)
+    return best if best != NO_BLOCK else most_worth_collecting(ftl, False)
 
 
 cdef inline uint32_t block_to_retire(const Ftl *ftl) noexcept nogil:

@@ -12,7 +12,6 @@ from libc.string cimport memcpy, memset
 
 from virtflash.flash.chip cimport FLASH_ERASED, FLASH_IS_BAD, FLASH_OK, FLASH_POWER_LOST
 from virtflash.flash.crc32c cimport crc32c
-from virtflash.ftl.allocation cimport RESERVED_BLOCKS
 from virtflash.ftl.append cimport append_units
 from virtflash.ftl.checkpoint cimport (
     FORMAT_VERSION,
@@ -44,7 +43,7 @@ from virtflash.ftl.frame cimport (
     read_slot,
     simple_operation,
 )
-from virtflash.ftl.safety cimport check_spares, note_programmed
+from virtflash.ftl.safety cimport check_spares, is_erasable, note_programmed
 from virtflash.ftl.state cimport (
     BLOCK_BAD,
     BLOCK_CLOSED,
@@ -74,7 +73,6 @@ cdef enum:
     SEQUENCE_GAP = 1024  # frames that were in flight and cannot be read have numbers below this much more
     NO_CHECKPOINT = 0
     FOUND_NOTHING = 0x20000
-    LEAST_BLOCKS = 3
     FOUND_NONSENSE = 0x20001
 
 # A frame to be replayed. Of one that was in flight: what it held when it was read, since it may not read so again.
@@ -90,6 +88,7 @@ cdef struct Found:
 cdef struct Recovery:
     uint64_t *first  # by block: sequence number of the first frame whose record can be read; 0: none
     uint8_t *meta  # by block: its frames are metadata
+    uint8_t *full  # by block: its last frame was complete before power went
     uint8_t *needed  # by block: metadata of the checkpoint taken, or trims since its start
     uint64_t start  # of the checkpoint taken
     uint64_t end_sequence
@@ -102,7 +101,6 @@ cdef struct Recovery:
     uint64_t room
     uint64_t newest  # sequence number of any record that can be read
     bint clean
-    bint sure  # the END taken stays readable
     uint32_t torn  # frames that could not be read
 
 
@@ -405,11 +403,17 @@ cdef inline bint keep_frame(Ftl *ftl, Found *found) noexcept nogil:
     return False
 
 
-cdef inline bint is_endangered(Ftl *ftl, const Found *found) noexcept nogil:
-    """May it have been endangered by a frame that was in flight?"""
+cdef inline bint is_last(Ftl *ftl, const Found *found) noexcept nogil:
+    return found.frame + 1 == layout_of(ftl, found.block).frames
+
+
+cdef inline bint is_endangered(Ftl *ftl, const Recovery *recovery, const Found *found) noexcept nogil:
+    """May it have been endangered by a frame that was in flight? Not in a block whose last frame was there before."""
     return (
         ftl.partner != NULL
         and not ftl.flags[found.block] & FLAG_SLC
+        and not recovery.full[found.block]
+        and not is_last(ftl, found)
         and found.frame + ftl.chip.geometry.pair_distance + 1 >= ftl.written[found.block]
     )
 
@@ -431,7 +435,9 @@ cdef inline void mark_suspects(Ftl *ftl, Recovery *recovery) noexcept nogil:
         i -= 1
         found = &recovery.found[i]
         suspect = suspect or ends_a_run(recovery, i)
-        found.suspect = suspect or is_endangered(ftl, found)
+        found.suspect = suspect or is_endangered(ftl, recovery, found)
+        if is_last(ftl, found) and not found.suspect:
+            recovery.full[found.block] = True
         if suspect and read_frame(ftl, found.block, found.frame, ftl.frame_buffer):
             suspect = False
 
@@ -527,13 +533,36 @@ cdef inline bint end_is_sure(const Recovery *recovery) noexcept nogil:
     return recovery.clean
 
 
+cdef inline bint is_of_certain(const Ftl *ftl, const FrameRecord *record) noexcept nogil:
+    if kind_of(record) == FRAME_TRIM:
+        return record.header.sequence >= ftl.checkpoint.certain_start
+    return (
+        kind_of(record) in (FRAME_MAP, FRAME_TABLE, FRAME_END)
+        and record.words[0] == <uint32_t>ftl.checkpoint.certain_start
+    )
+
+
+cdef inline void need_certain(Ftl *ftl, Recovery *recovery) noexcept nogil:
+    """The END taken may be unreadable at the next mount, should this one be cut. What is needed then is the last
+    checkpoint that was certainly complete, and the trims since its start; of those between, nothing."""
+    cdef FrameRecord record
+    cdef uint32_t block
+    cdef uint32_t frame
+    for block in range(ftl.blocks):
+        if not recovery.meta[block]:
+            continue
+        for frame in range(layout_of(ftl, block).frames):
+            if read_record(ftl, block, frame, &record) == FLASH_OK and is_of_certain(ftl, &record):
+                recovery.needed[block] = True
+
+
 cdef inline void settle_block(Ftl *ftl, Recovery *recovery, uint32_t block) noexcept nogil:
     """What a block is used for, now that the map is known."""
     if ftl.use[block] == BLOCK_BAD:
         ftl.flags[block] = 0
         return
     ftl.use[block] = BLOCK_FREE
-    if recovery.meta[block] and recovery.first[block] and (recovery.needed[block] or not recovery.sure):
+    if recovery.meta[block] and recovery.first[block] and recovery.needed[block]:
         ftl.use[block] = BLOCK_CLOSED
         ftl.flags[block] |= FLAG_META
     elif ftl.valid[block] or ftl.flags[block] & FLAG_RETIRE:
@@ -632,12 +661,33 @@ cdef inline int rewrite_suspects(Ftl *ftl, Recovery *recovery) noexcept nogil:
     return 0
 
 
+cdef inline uint32_t count_free(const Ftl *ftl) noexcept nogil:
+    """Free blocks that are not held aside."""
+    cdef uint32_t count = 0
+    cdef uint32_t block
+    for block in range(ftl.blocks):
+        count += is_erasable(ftl, block, <uint64_t>-1)
+    return count
+
+
+cdef inline uint32_t blocks_to_recover(Ftl *ftl, const Recovery *recovery) noexcept nogil:
+    """That suspects, written anew, and a checkpoint take at most. No more: to collect is to risk another block, which a
+    recovery that is cut leaves half written."""
+    cdef uint32_t suspects = 0
+    cdef uint64_t i
+    for i in range(recovery.count):
+        suspects += recovery.found[i].kept != NULL
+    return suspects // ftl.layouts[0].frames + (map_slices(ftl) + table_slices(ftl)) // meta_layout(ftl).frames + 2
+
+
 cdef inline int make_space(Ftl *ftl, uint32_t blocks) noexcept nogil:
     """Recoveries that were cut themselves have each taken a block or two. 0, or why there is no more space."""
+    cdef uint32_t moves = ftl.blocks  # more than that gain nothing
     cdef int result = 0
-    while ftl.free_blocks < blocks and not result:
-        if ftl.move.why == MOVE_NONE:
+    while count_free(ftl) < blocks and not result:
+        if ftl.move.why == MOVE_NONE and moves:
             choose_collection(ftl)
+            moves -= 1
         if ftl.move.why == MOVE_NONE:
             return 0
         result = move_frame(ftl)
@@ -660,7 +710,10 @@ cdef inline int put_together(Ftl *ftl, Recovery *recovery) noexcept nogil:
         return FOUND_NONSENSE
     count_valid(ftl)
     recovery.needed[recovery.end_block] |= recovery.start != NO_CHECKPOINT
-    recovery.sure = end_is_sure(recovery)
+    ftl.checkpoint.certain_start = recovery.start
+    if not end_is_sure(recovery):
+        ftl.checkpoint.certain_start = recovery.end.certain_start
+        need_certain(ftl, recovery)
     for block in range(ftl.blocks):
         settle_block(ftl, recovery, block)
     adopt_end(ftl, recovery)
@@ -672,15 +725,11 @@ cdef inline int put_together(Ftl *ftl, Recovery *recovery) noexcept nogil:
 
 
 cdef inline int make_durable(Ftl *ftl, Recovery *recovery) noexcept nogil:
-    """After a power cut: no answer may ever change, so nothing may hang on what was in flight."""
-    cdef int result
-    ftl.sequence += SEQUENCE_GAP
-    ftl.synced = ftl.sequence  # the image was synced before it was mounted
-    result = make_space(ftl, LEAST_BLOCKS)
+    """After a power cut: no answer may ever change, so nothing may hang on what was in flight. 0x10001 (FTL_SYNC): call
+    again after a sync."""
+    cdef int result = make_space(ftl, blocks_to_recover(ftl, recovery))
     if result == 0:
         result = rewrite_suspects(ftl, recovery)
-    if result == 0:
-        result = make_space(ftl, RESERVED_BLOCKS)
     return result if result else checkpoint_now(ftl, False)
 
 
@@ -715,4 +764,8 @@ cdef inline int recover(Ftl *ftl, Recovery *recovery, bint may_write) noexcept n
     ftl.synced = ftl.sequence
     if not may_write:
         return 0
-    return reopen_streams(ftl, recovery) if recovery.clean else make_durable(ftl, recovery)
+    if recovery.clean:
+        return reopen_streams(ftl, recovery)
+    ftl.sequence += SEQUENCE_GAP
+    ftl.synced = ftl.sequence  # the image was synced before it was mounted
+    return make_durable(ftl, recovery)

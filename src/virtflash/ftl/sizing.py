@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-RESERVED_BLOCKS = 4  # as allocation.pxd: what collection and checkpoints need before anything is freed
+RESERVED_BLOCKS = 8  # as allocation.pxd: what collection, checkpoints and recoveries need before anything is freed
 LOW_BLOCKS = 2  # as collection.pxd, beyond those
 STREAMS = 4
 TABLE_ENTRY_BYTES = 16

@@ -102,6 +102,7 @@ cdef struct Checkpoint:
     uint32_t slices  # in all: map, then block table
     uint32_t first_open[STREAM_COUNT]  # blocks that were open when it began
     uint64_t complete_start  # of the last one that is complete
+    uint64_t certain_start  # of the last one that is so for every later mount, too
     uint64_t interval  # frames between the starts of two
     uint32_t pace  # frames of the host between two slices
     uint32_t credit

@@ -33,7 +33,7 @@ from virtflash.ftl.frame cimport (
 )
 from virtflash.ftl.idle_work cimport work_step
 from virtflash.ftl.purge cimport EVERYTHING, purge
-from virtflash.ftl.recovery cimport FOUND_NONSENSE, FOUND_NOTHING, Recovery, end_recovery, recover
+from virtflash.ftl.recovery cimport FOUND_NONSENSE, FOUND_NOTHING, Recovery, end_recovery, make_durable, recover
 from virtflash.ftl.refresh cimport mark_for_refresh, note_read, patrol_step
 from virtflash.ftl.safety cimport pad_exposed
 from virtflash.ftl.state cimport *  # every structure and constant: this is their home in Python
@@ -175,17 +175,23 @@ cdef class Translation:
         recovery.first = <uint64_t *>calloc(self.ftl.blocks, sizeof(uint64_t))
         recovery.meta = <uint8_t *>calloc(self.ftl.blocks, 1)
         recovery.needed = <uint8_t *>calloc(self.ftl.blocks, 1)
+        recovery.full = <uint8_t *>calloc(self.ftl.blocks, 1)
         try:
             if self.ftl.settings.host_sync and may_write:
                 device.sync()  # what is found now may come to be relied on
-            if recovery.first == NULL or recovery.meta == NULL or recovery.needed == NULL:
+            if recovery.first == NULL or recovery.meta == NULL or recovery.needed == NULL or recovery.full == NULL:
                 raise MemoryError
             with nogil:
                 result = recover(&self.ftl, &recovery, may_write)
+            while result == FTL_SYNC:
+                self.sync()
+                with nogil:
+                    result = make_durable(&self.ftl, &recovery)
         finally:
             free(recovery.first)
             free(recovery.meta)
             free(recovery.needed)
+            free(recovery.full)
             end_recovery(&recovery)
         self.clean = recovery.clean
         self.torn_frames = recovery.torn

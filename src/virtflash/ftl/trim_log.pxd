@@ -14,6 +14,7 @@ from virtflash.ftl.allocation cimport need_block
 from virtflash.ftl.frame cimport FRAME_TRIM, RECORD_WORDS_MIN, FrameLayout, FrameRecord, layout_of
 from virtflash.ftl.safety cimport pad_stream
 from virtflash.ftl.state cimport (
+    FLAG_META,
     FRAME_UNITS_MAX,
     STREAM_META,
     TRIM_RANGES_MAX,
@@ -64,6 +65,15 @@ cdef inline void settle_range(Ftl *ftl, const TrimRange *range_) noexcept nogil:
             ftl.map[unit] = <uint32_t>UNIT_UNMAPPED
 
 
+cdef inline void hold_until_safe(Ftl *ftl) noexcept nogil:
+    """What has become needless since the first of these trims may owe it to one: it stays until their frame is safe,
+    which other frames may have come before."""
+    cdef uint32_t block
+    for block in range(ftl.blocks):
+        if ftl.dead_since[block] > ftl.trims.since and not ftl.flags[block] & FLAG_META:
+            ftl.dead_since[block] = ftl.sequence
+
+
 cdef inline int program_some(Ftl *ftl) noexcept nogil:
     """Program as many of the waiting ranges as one frame takes, the oldest first."""
     cdef FrameRecord record
@@ -84,6 +94,7 @@ cdef inline int program_some(Ftl *ftl) noexcept nogil:
     result = append_metadata(ftl, &record)
     if result:
         return result
+    hold_until_safe(ftl)
     for i in range(count):
         settle_range(ftl, &ftl.trims.ranges[i])
     ftl.trims.count -= count
