@@ -26,7 +26,7 @@ from virtflash.ftl.state cimport (
 cdef inline bint is_exposed(const Ftl *ftl, const Stream *stream, uint32_t frame) noexcept nogil:
     """Could a cut while the rest of this open block is programmed destroy a frame that was programmed before?"""
     cdef uint32_t partner = ftl.partner[frame]
-    return partner != FLASH_NOWHERE and partner >= stream.frame
+    return partner != FLASH_NOWHERE and partner >= stream.frame and stream.recent[frame % RECENT_FRAMES] != 0
 
 
 cdef inline uint32_t first_exposed(Ftl *ftl, const Stream *stream) noexcept nogil:
@@ -97,6 +97,7 @@ cdef inline int pad_stream(Ftl *ftl, Stream *stream) noexcept nogil:
         if status == FLASH_POWER_LOST or status == FLASH_NO_ROOM:
             return status
         note_programmed(ftl, stream)
+        stream.recent[(stream.frame - 1) % RECENT_FRAMES] = 0  # it may be lost: else padding would go on to the end
         ftl.counters.padding_units += layout_of(ftl, stream.block).units
         if status != FLASH_OK:
             doom_block(ftl, stream.block)  # the page is used up all the same

@@ -66,7 +66,7 @@ cdef struct FrameLayout:
 cdef struct Stream:
     uint32_t block
     uint32_t frame  # next one to program
-    uint64_t recent[RECENT_FRAMES]  # sequence numbers, by frame
+    uint64_t recent[RECENT_FRAMES]  # sequence numbers, by frame; 0: it is padding
 
 cdef struct Move:
     uint8_t why
