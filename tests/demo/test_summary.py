@@ -1,11 +1,16 @@
 """The table at the end of `virtflash demo`."""
 
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
-from virtflash.demo.demo import Outcome, Part
+from virtflash.backing import create_flash
+from virtflash.demo.demo import Outcome, Part, look_at
 from virtflash.demo.summary import summary
+from virtflash.report.flash_report import FlashReport
 
 BOUNDS = [1_000, 1_000_000, 117_441_000]
 KINDS = ("read", "write", "flush", "discard", "write_zeroes")
@@ -17,14 +22,24 @@ def statistics(count: int, counts: list[int]) -> dict[str, Any]:
     queue |= dict.fromkeys(("interrupts", "interrupts_suppressed", "errors", "malformed"), count)
     queue["requests"] = dict.fromkeys(KINDS, count)
     queue["latency"] = dict.fromkeys(KINDS, counts)
-    return {"latency_bounds_ns": BOUNDS, "volumes": [{"queues": [queue, queue]}]}
+    device = dict.fromkeys(("bytes_written", "units_trimmed", "flushes"), count)
+    return {"latency_bounds_ns": BOUNDS, "volumes": [{"queues": [queue, queue], "flash": {"device": device}}]}
+
+
+@cache
+def flash() -> FlashReport:
+    """Of a small one that was just made."""
+    with TemporaryDirectory() as directory:
+        image = Path(directory) / "small.vflash"
+        create_flash(image, "automotive-tlc-emmc", capacity_bytes=64 << 20, seed=1)
+        return look_at(image)
 
 
 def rows(count: int = 1, counts: list[int] | None = None, trimmed: str = TRIMMED) -> dict[str, list[str]]:
     """The cells of each row by its label."""
     reports = {"kernel": "6.1.176-custom", "files": "208", "bytes": str(64 << 20), "trimmed": trimmed}
     outcomes = [
-        Outcome(Part(name, "f2fs"), reports, 12.3, count << 20, count << 20, statistics(count, counts or [0, 0, 0]))
+        Outcome(Part(name, "f2fs", "p"), reports, 12.3, count << 20, statistics(count, counts or [0, 0, 0]), flash())
         for name in ("cluster", "infotainment")
     ]
     lines = summary(outcomes)
@@ -57,3 +72,13 @@ def test_one_figure_says_how_much_was_trimmed(said: str, text: str) -> None:
 
 def test_what_was_discarded_is_all_of_it() -> None:
     assert rows(503)["discarded or zeroed, in all"] == ["1006.0 MiB"] * 2
+
+
+def test_what_happened_to_the_flash() -> None:
+    cells = rows(3)
+    assert cells["part"] == ["automotive 3D TLC eMMC"] * 2
+    assert cells["trimmed"] == ["0.0 MiB"] * 2
+    assert cells["flushes"] == ["3"] * 2
+    assert cells["write amplification"] == ["-"] * 2
+    assert cells["lifetime used, A / B"] == ["< 10 % / < 10 %"] * 2
+    assert sum(label.startswith("wear across the flash of") for label in cells) == 2

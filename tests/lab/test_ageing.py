@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -212,6 +213,28 @@ def test_a_run_reports_and_leaves_the_image_alone(make_image: Callable[..., Path
     assert digest(image) == before
     assert digest(tmp_path / "kept") != before
     assert json.loads((tmp_path / "a.json").read_text())["years"] == pytest.approx(0.5)
+
+
+def test_on_a_terminal_it_shows_how_far_it_is(make_image: Callable[..., Path]) -> None:
+    ours, theirs = os.openpty()
+    command = [str(PROGRAM), "lab", "age", str(make_image()), "--years", "3", "--load", "idle"]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True, env=environment) as process:
+        os.close(theirs)
+        shown = b"".join(iter(lambda: read_terminal(ours), b""))
+        assert process.stdout is not None
+        said = process.stdout.read()
+    os.close(ours)
+    assert process.returncode == 0, shown
+    assert "read back" in said
+    assert b"of 3 years" in shown
+
+
+def read_terminal(fd: int) -> bytes:
+    try:
+        return os.read(fd, 4096)
+    except OSError:  # EIO: nobody has it open any more
+        return b""
 
 
 def test_in_place_the_image_itself_grows_old(make_image: Callable[..., Path]) -> None:

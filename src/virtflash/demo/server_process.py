@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 START_SECONDS = 10.0
 STOP_SECONDS = 10.0
@@ -42,11 +42,15 @@ def is_listening(socket: Path) -> bool:
 class ServerProcess:
     """A context manager: entering returns once the socket can be connected to, leaving ends the server with SIGTERM.
 
-    What it logs goes to `log`; `statistics()` is what it wrote about itself.
+    `kind`: what the image is, raw or emulated flash. What it logs goes to `log`; `statistics()` is what it wrote about
+    itself.
     """
 
-    def __init__(self, image: Path, socket: Path, *, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, image: Path, socket: Path, *, kind: Literal["image", "flash"] = "image", options: Sequence[str] = ()
+    ) -> None:
         self.image = image
+        self._kind = kind
         self.socket = socket
         self.log = socket.with_suffix(".log")
         self._statistics = socket.with_suffix(".json")
@@ -72,7 +76,8 @@ class ServerProcess:
         return self.process.pid
 
     def start(self) -> None:
-        files = ["--image", str(self.image), "--socket", str(self.socket), "--statistics", str(self._statistics)]
+        what = [f"--{self._kind}", str(self.image), "--socket", str(self.socket)]
+        files = [*what, "--statistics", str(self._statistics)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [program(), "serve", *files, *self._options],

@@ -1,12 +1,16 @@
 """The table at the end of the demonstration."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeAlias
 
 from virtflash.demo.demo import Outcome
+from virtflash.report.flash_report import MOVES
+from virtflash.report.wear_picture import wear_picture
 from virtflash.text_table import aligned
+
+Row: TypeAlias = tuple[str, str]
 
 MEBIBYTE = 1 << 20
 BYTES = (
@@ -19,9 +23,20 @@ BYTES = (
 def summary(outcomes: Sequence[Outcome]) -> list[str]:
     """Lines of at most 80 columns."""
     rows = [["Two Linux guests on virtflash"], [""], ["", *(outcome.part.name for outcome in outcomes)]]
-    for cells in zip(*(_rows(outcome) for outcome in outcomes), strict=True):
+    rows += _table(outcomes, _rows)
+    rows += [[""], ["What happened to the flash"], [""], *_table(outcomes, _flash_rows)]
+    lines = aligned(rows, left=1 + len(outcomes))
+    for outcome in outcomes:
+        lines += ["", f"wear across the flash of {outcome.part.name}", *wear_picture(outcome.flash.columns)]
+    return lines
+
+
+def _table(outcomes: Sequence[Outcome], rows_of: Callable[[Outcome], Iterable[Row]]) -> list[list[str]]:
+    """A column for each guest."""
+    rows: list[list[str]] = []
+    for cells in zip(*(rows_of(outcome) for outcome in outcomes), strict=True):
         rows.extend(_lines(cells[0][0], [text for _, text in cells]))
-    return aligned(rows, left=1 + len(outcomes))
+    return rows
 
 
 def _lines(label: str, texts: Sequence[str]) -> list[list[str]]:
@@ -30,14 +45,38 @@ def _lines(label: str, texts: Sequence[str]) -> list[list[str]]:
     return [list(cells) for cells in zip_longest(*columns, fillvalue="")]
 
 
-def _rows(outcome: Outcome) -> Iterable[tuple[str, str]]:
+def _rows(outcome: Outcome) -> Iterable[Row]:
     yield from _guest_rows(outcome)
     yield from _server_rows(outcome.statistics["volumes"][0], outcome.statistics["latency_bounds_ns"])
     yield "host disk taken, at most", _mebibytes(outcome.peak_host_bytes)
-    yield "host disk taken, after trim", _mebibytes(outcome.final_host_bytes)
 
 
-def _guest_rows(outcome: Outcome) -> Iterable[tuple[str, str]]:
+def _flash_rows(outcome: Outcome) -> Iterable[Row]:
+    flash, written = outcome.flash, outcome.flash.amplification
+    device = outcome.statistics["volumes"][0]["flash"]["device"]
+    yield "part", flash.profile
+    yield "written by the guest", _mebibytes(device["bytes_written"])
+    yield "  with zeroes, in units", _mebibytes(written.host_bytes)
+    yield "written to cells", _mebibytes(written.flash_bytes)
+    yield "write amplification", "-" if written.total is None else f"{written.total:.2f}"
+    yield "  of it, moved", _mebibytes(sum(getattr(written, f"{name}_bytes") for name in MOVES))
+    yield "  left empty in pages", _mebibytes(written.padding_bytes)
+    yield "  metadata", _mebibytes(written.metadata_bytes)
+    yield "erases", f"{flash.operations['erases']} of {flash.geometry.blocks} blocks"
+    yield "trimmed", _mebibytes(device["units_trimmed"] * flash.geometry.unit_bytes)
+    yield "flushes", str(device["flushes"])
+    yield "bits corrected", f"{flash.errors.corrected_bits:,}"
+    yield "spare blocks", f"{flash.blocks.spare_left} of {flash.blocks.spare}"
+    yield "wear, mean", f"{flash.wear.mean:.2f} of {flash.wear.rated_cycles:,} cycles"
+    yield "lifetime used, A / B", f"{_estimate(flash.lifetime.estimate_a)} / {_estimate(flash.lifetime.estimate_b)}"
+
+
+def _estimate(code: int) -> str:
+    """Of EXT_CSD: tenths of the rated cycles."""
+    return "-" if code == 0 else f"< {10 * code} %"
+
+
+def _guest_rows(outcome: Outcome) -> Iterable[Row]:
     reports = outcome.reports
     yield "guest", f"Linux {reports['kernel']}"
     yield "file system", outcome.part.filesystem
@@ -46,7 +85,7 @@ def _guest_rows(outcome: Outcome) -> Iterable[tuple[str, str]]:
     yield "boot to power off", f"{outcome.seconds:.1f} s"
 
 
-def _server_rows(statistics: dict[str, Any], bounds_ns: list[int]) -> Iterable[tuple[str, str]]:
+def _server_rows(statistics: dict[str, Any], bounds_ns: list[int]) -> Iterable[Row]:
     queues: list[dict[str, Any]] = statistics["queues"]
     requests = _sum_of_dicts(queue["requests"] for queue in queues)
     yield "requests", "\n".join(f"{count} {kind}" for kind, count in requests.items() if count)

@@ -129,9 +129,18 @@ class UmlGuest:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self._read_what_is_left()
         self._process = None
+
+    def _read_what_is_left(self) -> None:
+        """What the guest printed before it was killed stays in the pipe, and is of its console."""
+        if self._process is None or self._process.stdout is None or self._process.stdout.closed:
+            return
+        os.set_blocking(self.fileno(), False)
+        with contextlib.suppress(BlockingIOError):  # a process of the guest that is not quite gone holds it open
+            while self.read_lines() is not None:
+                pass
+        self._process.stdout.close()
 
     def fileno(self) -> int:
         """Readable when the guest has printed something or is gone."""

@@ -23,7 +23,7 @@ from virtflash.report.flash_report import MOVES, FlashReport, report_flash
 CAUSES = (*MOVES, "padding", "metadata")
 SAMPLED = ("host_bytes", "flash_bytes", "refreshed_blocks", "uncorrectable_reads", "lost_units")
 
-OnProgress = Callable[[float, float], None]  # years that passed, of how many
+OnProgress = Callable[[float], None]  # years that passed
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Ageing:
     def years(self) -> float:
         return self._time.hours / YEAR_HOURS
 
-    def run(self, on_progress: OnProgress = lambda _years, _of: None) -> AgeingReport:
+    def run(self, on_progress: OnProgress = lambda _years: None) -> AgeingReport:
         """Everything: fill, live, read back. LabError: the host has no room for what is written."""
         try:
             self._begin()
@@ -99,7 +99,7 @@ class Ageing:
             self._step(step * hours, (step + 1) * hours)
             if int((step + 1) * share) > int(step * share) or step == steps - 1:
                 self._sample()
-            on_progress(self.years, settings.years)
+            on_progress(self.years)
             if self._worn_after is not None and settings.until_worn:
                 self._sample()
                 return

@@ -29,6 +29,7 @@ def plot_ageing(reports: Sequence[AgeingReport], path: Path) -> None:
                 place.plot(years(report), [value(each) for each in report.samples], style, label=label(report))
             dress(place, title, unit)
         draw_host_bytes(axes[1, 1], reports)
+        axes[0, 0].set_ylim(top=max(axes[0, 0].get_ylim()[1], 1))  # nothing lost is a line along the bottom
         axes[0, 0].legend()
 
 

@@ -134,7 +134,19 @@ def read_report(path: Path) -> AgeingReport:
 def ageing_lines(report: AgeingReport, flash: FlashReport) -> list[str]:
     rows = [*run_rows(report), *wear_rows(report), *error_rows(report)]
     title = f"{report.image}: {report.profile}, {number(round(report.years, 2))} years"
-    return [title, "", *aligned(rows, left=2), "", "wear across the device", *wear_picture(flash.columns)]
+    lines = [title, "", *aligned(rows, left=2), *life_lines(report)]
+    return [*lines, "", "wear across the device", *wear_picture(flash.columns)]
+
+
+def life_lines(report: AgeingReport) -> Iterator[str]:
+    """How what an eMMC tells of its life has changed, where it has."""
+    if len(report.life) > 1:
+        table = [["years", "PRE_EOL_INFO", "estimate A", "estimate B"]]
+        for step in report.life:
+            values = step.pre_eol_info, step.estimate_a, step.estimate_b
+            table.append([f"{step.years:.2f}", *map(str, values)])
+        yield ""
+        yield from aligned(table, left=0)
 
 
 def run_rows(report: AgeingReport) -> Iterator[tuple[str, str]]:
