@@ -14,7 +14,7 @@ cdef enum:
 
 
 cdef inline uint8_t pre_eol_info(const Ftl *ftl) noexcept nogil:
-    cdef uint64_t used = ftl.bad_blocks - ftl.first_bad
+    cdef uint64_t used = ftl.bad_blocks - ftl.first_bad + ftl.doomed_blocks
     if ftl.read_only or used * 10 >= <uint64_t>ftl.reserve_blocks * 9:
         return PRE_EOL_URGENT
     return PRE_EOL_WARNING if used * 10 >= <uint64_t>ftl.reserve_blocks * 8 else PRE_EOL_NORMAL

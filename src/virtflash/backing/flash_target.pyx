@@ -616,7 +616,7 @@ cdef class FlashTarget:
         return {
             "blocks": ftl.blocks,
             "free_blocks": ftl.free_blocks,
-            "bad_blocks": ftl.bad_blocks,
+            "bad_blocks": ftl.bad_blocks + ftl.doomed_blocks,
             "factory_bad_blocks": ftl.first_bad,
             "spare_blocks": ftl.reserve_blocks,
             "blocks_to_refresh": refresh,

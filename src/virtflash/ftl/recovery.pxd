@@ -43,6 +43,7 @@ from virtflash.ftl.frame cimport (
     read_slot,
     simple_operation,
 )
+from virtflash.ftl.purge cimport wipe_free
 from virtflash.ftl.safety cimport check_spares, is_erasable, note_programmed
 from virtflash.ftl.state cimport (
     BLOCK_BAD,
@@ -89,6 +90,7 @@ cdef struct Recovery:
     uint64_t *first  # by block: sequence number of the first frame whose record can be read; 0: none
     uint8_t *meta  # by block: its frames are metadata
     uint8_t *full  # by block: its last frame was complete before power went
+    uint8_t *unseen  # by block: something is programmed there, and no record can be read
     uint8_t *needed  # by block: metadata of the checkpoint taken, or trims since its start
     uint64_t start  # of the checkpoint taken
     uint64_t end_sequence
@@ -159,10 +161,12 @@ cdef inline int look_at_block(Ftl *ftl, Recovery *recovery, uint32_t block) noex
             # Padding may come first in a block of data.
             if kind_of(&record) == FRAME_PAD and frame + 1 < layout_of(ftl, block).frames:
                 continue
+            recovery.unseen[block] = False
             return 0
         if status == FLASH_ERASED:
             return 0
         recovery.torn += frame == 0
+        recovery.unseen[block] = recovery.first[block] == 0
     return 0
 
 
@@ -720,7 +724,22 @@ cdef inline int put_together(Ftl *ftl, Recovery *recovery) noexcept nogil:
     for block in range(ftl.blocks):
         ftl.doomed_blocks += (ftl.flags[block] & FLAG_RETIRE) != 0
     check_spares(ftl)
+    ftl.end_noted = ftl.read_only
     ftl.sequence = recovery.newest
+    return 0
+
+
+cdef inline int erase_unseen(Ftl *ftl, Recovery *recovery) noexcept nogil:
+    """What cannot be read now may be read later. Where that is all there is of a recovery, or of several, its sequence
+    numbers were not seen, and may be beyond the gap. So it has to go."""
+    cdef uint32_t block
+    cdef int result
+    for block in range(ftl.blocks):
+        if recovery.unseen[block] and ftl.use[block] == BLOCK_FREE:
+            result = wipe_free(ftl, block)
+            if result:
+                return result
+            recovery.unseen[block] = False
     return 0
 
 
@@ -730,6 +749,8 @@ cdef inline int make_durable(Ftl *ftl, Recovery *recovery) noexcept nogil:
     cdef int result = make_space(ftl, blocks_to_recover(ftl, recovery))
     if result == 0:
         result = rewrite_suspects(ftl, recovery)
+    if result == 0:
+        result = erase_unseen(ftl, recovery)
     return result if result else checkpoint_now(ftl, False)
 
 

@@ -165,6 +165,7 @@ cdef struct Ftl:
     uint32_t first_bad  # bad when it was formatted
     uint32_t reserve_blocks  # that may go bad before it becomes read-only
     bint read_only
+    bint end_noted  # that it is read-only stands in a checkpoint
     bint exhausted  # not even what was accepted can be written
     bint lost_power
     uint64_t generation  # of the block table: one for each block opened or freed

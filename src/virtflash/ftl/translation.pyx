@@ -81,6 +81,17 @@ cdef int ftl_trim(Ftl *ftl, uint32_t first, uint32_t count) noexcept nogil:
     return trim_units(ftl, first, count)
 
 
+cdef int note_end(Ftl *ftl) noexcept nogil:
+    """Blocks that failed since the last checkpoint are known to be doomed by nobody else: a later mount shall not take
+    writes again."""
+    cdef int result
+    if not ftl.read_only or ftl.end_noted:
+        return 0
+    result = checkpoint_now(ftl, False)
+    ftl.end_noted = result == 0
+    return 0 if result == -EROFS else result
+
+
 cdef int ftl_flush(Ftl *ftl) noexcept nogil:
     cdef int result
     if ftl.lost_power:
@@ -88,7 +99,7 @@ cdef int ftl_flush(Ftl *ftl) noexcept nogil:
     result = program_trims(ftl)
     if result == 0 and pad_exposed(ftl) != FLASH_OK:
         result = -EIO
-    return result
+    return result if result else note_end(ftl)
 
 
 cdef int ftl_secure_trim(Ftl *ftl, uint32_t first, uint32_t count, uint64_t *step) noexcept nogil:
@@ -176,10 +187,13 @@ cdef class Translation:
         recovery.meta = <uint8_t *>calloc(self.ftl.blocks, 1)
         recovery.needed = <uint8_t *>calloc(self.ftl.blocks, 1)
         recovery.full = <uint8_t *>calloc(self.ftl.blocks, 1)
+        recovery.unseen = <uint8_t *>calloc(self.ftl.blocks, 1)
         try:
             if self.ftl.settings.host_sync and may_write:
                 device.sync()  # what is found now may come to be relied on
-            if recovery.first == NULL or recovery.meta == NULL or recovery.needed == NULL or recovery.full == NULL:
+            if recovery.first == NULL or recovery.meta == NULL or recovery.needed == NULL:
+                raise MemoryError
+            if recovery.full == NULL or recovery.unseen == NULL:
                 raise MemoryError
             with nogil:
                 result = recover(&self.ftl, &recovery, may_write)
@@ -192,6 +206,7 @@ cdef class Translation:
             free(recovery.meta)
             free(recovery.needed)
             free(recovery.full)
+            free(recovery.unseen)
             end_recovery(&recovery)
         self.clean = recovery.clean
         self.torn_frames = recovery.torn
@@ -367,7 +382,7 @@ cdef class Translation:
 
     @property
     def spare_blocks(self):
-        used = self.ftl.bad_blocks - self.ftl.first_bad
+        used = self.ftl.bad_blocks - self.ftl.first_bad + self.ftl.doomed_blocks
         return max(self.ftl.reserve_blocks - used, 0), self.ftl.reserve_blocks
 
     @property
