@@ -26,6 +26,7 @@ class Part:
     units: int
     chip: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
+    reserve_blocks: int = 2
 
     def make(self, seed: int = 1) -> EmulatedFlash:
         track = self.settings.get("host_sync", False)
@@ -35,15 +36,24 @@ class Part:
     def frame_units(self) -> int:
         return max(int(self.chip["page_bytes"]) // UNIT_BYTES, 1)
 
+    def with_spares(self, blocks: int) -> "Part":
+        """The same with more blocks that may go bad."""
+        chip = {**self.chip, "blocks": self.chip["blocks"] + blocks}
+        return replace(self, chip=chip, reserve_blocks=self.reserve_blocks + blocks)
+
     def on_a_disk(self) -> "Part":
         """The same with its image on a disk of a host that may crash."""
         return replace(self, settings={**self.settings, "host_sync": True})
 
     def format(self, flash: EmulatedFlash) -> Translation:
-        return Translation.format(flash, self.units, unit_bytes=UNIT_BYTES, reserve_blocks=2, **self.settings)
+        return Translation.format(
+            flash, self.units, unit_bytes=UNIT_BYTES, reserve_blocks=self.reserve_blocks, **self.settings
+        )
 
     def mount(self, flash: EmulatedFlash) -> Translation:
-        return Translation.mount(flash, self.units, unit_bytes=UNIT_BYTES, reserve_blocks=2, **self.settings)
+        return Translation.mount(
+            flash, self.units, unit_bytes=UNIT_BYTES, reserve_blocks=self.reserve_blocks, **self.settings
+        )
 
 
 PLANAR_PAIRS = [0xFFFF if page < 3 or page % 2 == 0 else page - 3 for page in range(16)]  # lower 0 2 4.., upper 3 5 7..
@@ -85,8 +95,15 @@ PARTS = {
 }
 
 
+class BrokenPromiseError(AssertionError):
+    """The layer has broken its promise."""
+
+
 def content(unit: int, version: int) -> bytes:
     return (unit.to_bytes(4, "little") + version.to_bytes(4, "little")) * (UNIT_BYTES // 8)
+
+
+ANYTHING = -1  # of a unit whose flash was spoiled: an error, zeroes, or whatever was ever written to it
 
 
 @dataclass
@@ -107,6 +124,20 @@ class Model:
 
     def change(self, unit: int, version: int) -> None:
         self.may_be[unit].append(version)
+
+    def shown(self, unit: int, data: bytes | None) -> None:
+        """A mount has shown it, or (None) that it cannot be read: that is the truth from now on."""
+        for version in self.may_be[unit]:
+            if version != ANYTHING and data == bytes_of(unit, version):
+                self.may_be[unit] = [version]
+                return
+        seen = "unreadable" if data is None else f"version {int.from_bytes(data[4:8], 'little')}"
+        if ANYTHING not in self.may_be[unit] or not self.was_ever(unit, data):
+            raise BrokenPromiseError(f"unit {unit} reads as {seen}, which is none of {sorted(set(self.may_be[unit]))}")
+        self.may_be[unit] = [ANYTHING]
+
+    def was_ever(self, unit: int, data: bytes | None) -> bool:
+        return data is None or any(data == bytes_of(unit, version) for version in range(self.version + 1))
 
     def flushed(self) -> None:
         self.may_be = [versions[-1:] for versions in self.may_be]
@@ -146,10 +177,6 @@ def workload(random_: random.Random, units: int, frame: int, length: int) -> Ite
             yield ("sanitize",)
         else:
             yield ("read", first)
-
-
-class BrokenPromiseError(AssertionError):
-    """The layer has broken its promise."""
 
 
 @dataclass
@@ -214,22 +241,21 @@ class Run:
         self.settle()
 
     def _read(self, unit: int) -> None:
-        if self.layer.read(unit) != bytes_of(unit, self.model.may_be[unit][-1]):
+        current = self.model.may_be[unit][-1]
+        if current != ANYTHING and self.layer.read(unit) != bytes_of(unit, current):
             raise BrokenPromiseError(f"unit {unit} does not read as it was written")
+
+    def look(self, unit: int) -> bytes | None:
+        """What it reads as; None: not at all."""
+        try:
+            return self.layer.read(unit)
+        except OSError:
+            return None
 
     def settle(self) -> None:
         """After a mount: what is read has to be allowed, and it is the truth from now on."""
-        for unit, versions in enumerate(self.model.may_be):
-            data = self.layer.read(unit)
-            for version in versions:
-                if data == bytes_of(unit, version):
-                    self.model.may_be[unit] = [version]
-                    break
-            else:
-                seen = int.from_bytes(data[4:8], "little")
-                raise BrokenPromiseError(
-                    f"unit {unit} reads as version {seen}, which is none of {sorted(set(versions))}"
-                )
+        for unit in range(self.model.units):
+            self.model.shown(unit, self.look(unit))
         if contradictions := self.layer.check():
             raise BrokenPromiseError("; ".join(contradictions[:3]))
 
