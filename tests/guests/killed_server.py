@@ -6,6 +6,7 @@ after its fsync, so from then on it has to be there.
 """
 
 import random
+import select
 import subprocess
 import sys
 import time
@@ -131,7 +132,7 @@ class KilledServers:
         self._needless = list(self._kept)[: -KEPT_FILES or None]
         with self._guest(CHECK + LOAD) as guest:
             if seen(guest, "mounting" if early else "kept"):
-                time.sleep(self.random.uniform(0, MOUNT_SECONDS) if early else self.random.uniform(*LOAD_SECONDS))
+                listen(guest, self.random.uniform(0, MOUNT_SECONDS) if early else self.random.uniform(*LOAD_SECONDS))
                 self._server.kill()
                 self.tally.early_kills += early
                 self.tally.kills += not early
@@ -196,6 +197,14 @@ class KilledServers:
 def seen(guest: UmlGuest, kind: str) -> bool:
     """Wait until the guest reports this. False: it ended before."""
     return any(line.startswith(f"{REPORT_PREFIX}{kind} ") for _guest, line in watch([guest], BOOT_SECONDS))
+
+
+def listen(guest: UmlGuest, seconds: float) -> None:
+    """For so long. What a guest prints into a full pipe is lost, and with it that a file was written over."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if select.select([guest], [], [], left)[0] and guest.read_lines() is None:
+            return
 
 
 def parsed(line: str) -> tuple[str, list[str]] | None:
