@@ -163,6 +163,7 @@ cdef inline int write_slice(Ftl *ftl) noexcept nogil:
         ftl.checkpoint.next += 1
         if ftl.checkpoint.next == ftl.checkpoint.slices:
             ftl.checkpoint.state = CHECKPOINT_READY
+            ftl.checkpoint.ready = ftl.sequence
     return result
 
 
@@ -195,7 +196,8 @@ cdef inline void fill_end(Ftl *ftl, bint clean) noexcept nogil:
 
 
 cdef inline bint end_may_follow(const Ftl *ftl) noexcept nogil:
-    return not ftl.settings.host_sync or ftl.synced >= ftl.sequence
+    """Is everything that the slices name on the host's disk? What was programmed since does not count."""
+    return not ftl.settings.host_sync or ftl.synced >= ftl.checkpoint.ready
 
 
 cdef inline int write_end(Ftl *ftl, bint clean) noexcept nogil:
