@@ -14,7 +14,7 @@ SANITIZERS := address,undefined
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-demo: packages-demo .stamps/installed ## two Linux guests on two volumes, in about a minute
+demo: packages-demo .stamps/installed ## two Linux guests on two emulated eMMCs, in a few seconds
 	$(BIN)/virtflash demo
 
 test: packages-test .stamps/tests ## all tests (TEST="-k name" and the like go to pytest)

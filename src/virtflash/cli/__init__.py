@@ -14,7 +14,7 @@ COMMANDS = {
     "info": "tell wear, errors and lifetime of an emulated flash",
     "lab": "the laboratory: run an emulated flash through years in minutes",
     "bench": "measure this or any other vhost-user-blk server",
-    "demo": "boot two real Linux guests on two volumes, and see what becomes of them",
+    "demo": "boot two real Linux guests on emulated eMMCs, and see what becomes of the flash",
     "completion": "print what completes this command line in bash, zsh or fish",
 }
 

@@ -9,7 +9,7 @@ import click
 
 @click.command()
 def demo() -> None:
-    """Boot two Linux guests on two volumes: they write, read back, compare, delete and trim, at the same time.
+    """Boot two Linux guests on two emulated eMMCs: they write, read back, compare, delete and trim, at the same time.
 
     Needs user-mode Linux, kmod and e2fsprogs (and f2fs-tools for the second guest's file system), no privileges and no
     network. Everything is made in a temporary directory and removed at the end.
