@@ -5,9 +5,11 @@ a mount shows stays so at every later mount. A unit's content says which unit an
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from errno import EROFS
+from typing import Any, Literal
 
 from virtflash.flash.emulated import EmulatedFlash
 from virtflash.ftl.translation import Translation
@@ -89,6 +91,18 @@ PARTS = {
                 "pair_table": PLANAR_PAIRS,
             },
         ),
+        Part(
+            "paired pages",
+            144,
+            {
+                "page_bytes": 1024,
+                "spare_bytes": 64,
+                "pages_per_block": 16,
+                "blocks": 28,
+                "bits_per_cell": 2,
+                "pair_table": PLANAR_PAIRS,
+            },
+        ),
         Part("two pages a unit", 72, {"page_bytes": 256, "spare_bytes": 32, "pages_per_block": 16, "blocks": 30}),
         Part("NOR", 72, {"kind": "nor", "page_bytes": 256, "spare_bytes": 0, "pages_per_block": 18, "blocks": 30}),
     )
@@ -124,6 +138,15 @@ class Model:
 
     def change(self, unit: int, version: int) -> None:
         self.may_be[unit].append(version)
+
+    def refused(self, units: Iterable[int]) -> None:
+        """The last change of these was not accepted, and has done nothing."""
+        for unit in units:
+            self.may_be[unit].pop()
+
+    def spoiled(self, unit: int, *, now: bool) -> None:
+        """A copy of it became unreadable: `now`, the one that is current."""
+        self.may_be[unit] = [ANYTHING] if now else [ANYTHING, *self.may_be[unit]]
 
     def shown(self, unit: int, data: bytes | None) -> None:
         """A mount has shown it, or (None) that it cannot be read: that is the truth from now on."""
@@ -187,6 +210,7 @@ class Run:
     flash: EmulatedFlash
     layer: Translation
     model: Model
+    mortal: bool = False  # its blocks fail: it may come to its end
 
     @classmethod
     def begin(cls, part: Part, seed: int = 1) -> "Run":
@@ -197,16 +221,27 @@ class Run:
         """OSError: the power was lost in the middle of it."""
         getattr(self, f"_{step[0]}")(*step[1:])
 
+    @contextmanager
+    def _unless_refused(self, units: Iterable[int]) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno == EROFS:
+                self.model.refused(units)
+            raise
+
     def _write(self, units: tuple[int, ...], small: bool) -> None:
         version = self.model.next_version()
         for unit in units:
             self.model.change(unit, version)
-        self.layer.write(units, [content(unit, version) for unit in units], small=small)
+        with self._unless_refused(units):
+            self.layer.write(units, [content(unit, version) for unit in units], small=small)
 
     def _trim(self, first: int, count: int) -> None:
         for unit in range(first, first + count):
             self.model.change(unit, 0)
-        self.layer.trim(first, count)
+        with self._unless_refused(range(first, first + count)):
+            self.layer.trim(first, count)
 
     def _secure(self, first: int, count: int) -> None:
         for unit in range(first, first + count):
@@ -226,6 +261,10 @@ class Run:
 
     def _refresh(self, number: int) -> None:
         self.layer.advise_refresh(number % self.part.chip["blocks"], self.layer.generation)
+
+    def _fail(self, kind: Literal["program", "erase"], number: int) -> None:
+        if not self.layer.read_only:  # at the end of life hardly anything is programmed, and nothing fails
+            self.flash.fail_next(kind, number)
 
     def _checkpoint(self) -> None:
         self.layer.checkpoint()
@@ -254,6 +293,8 @@ class Run:
 
     def settle(self) -> None:
         """After a mount: what is read has to be allowed, and it is the truth from now on."""
+        if self.layer.read_only and not self.mortal:
+            raise BrokenPromiseError("it takes no more writes")
         for unit in range(self.model.units):
             self.model.shown(unit, self.look(unit))
         if contradictions := self.layer.check():

@@ -11,6 +11,7 @@ from crash_model import PARTS, BrokenPromiseError, Part, Run, Step, workload
 
 RECOVERY_CUTS = 3  # a recovery that is cut is cut at most so often
 RECOVERY_REACH = 12  # and within so many operations
+SPARES = 6
 VIOLATIONS_MOST = 20
 
 
@@ -23,18 +24,24 @@ class Life:
     length: int  # steps
     aged: bool = False  # written until collection runs, before the steps begin
     host_sync: bool = False
+    failing: bool = False  # programs and erases fail now and then, until no spare blocks are left
 
     @property
     def of(self) -> Part:
-        part = PARTS[self.part]
+        part = PARTS[self.part].with_spares(SPARES) if self.failing else PARTS[self.part]
         return part.on_a_disk() if self.host_sync else part
 
     def steps(self) -> list[Step]:
-        part = self.of
-        return list(workload(random.Random(self.seed), part.units, part.frame_units, self.length))
+        part, random_ = self.of, random.Random(self.seed)
+        steps = list(workload(random_, part.units, part.frame_units, self.length))
+        for _ in range(self.length // 50 if self.failing else 0):
+            failure = ("fail", random_.choice(["program", "erase"]), random_.randint(1, 20))
+            steps.insert(random_.randrange(len(steps)), failure)
+        return steps
 
     def begin(self) -> Run:
         run = Run.begin(self.of, self.seed)
+        run.mortal = self.failing
         if self.aged:
             run.age(random.Random(-self.seed))
         return run
@@ -69,7 +76,7 @@ def run_until_cut(run: Run, steps: list[Step]) -> bool:
     except OSError as error:
         if run.flash.lost_power:
             return True
-        if error.errno != EROFS:
+        if error.errno != EROFS or not run.layer.read_only:
             raise
     return False
 

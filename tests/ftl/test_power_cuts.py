@@ -51,6 +51,14 @@ def test_a_long_life_with_many_cuts(part: str) -> None:
 
 
 @EACH_PART
+def test_a_life_with_many_cuts_in_which_programs_and_erases_fail(part: str) -> None:
+    tally = Tally()
+    for seed in range(1, 9):
+        tally.add(long_life(Life(part, seed, 2000, failing=True)))
+    none_violated(tally, 300)
+
+
+@EACH_PART
 def test_mounts_without_an_orderly_end_use_up_nothing(part: str) -> None:
     """A car that is started and stopped, again and again, and writes nothing."""
     life = Life(part, 5, 0, aged=True)
