@@ -303,7 +303,7 @@ def test_it_does_what_a_dictionary_does(operations: list[tuple[Any, ...]], host_
 
 
 def test_no_room_changes_nothing(tmp_path: Any) -> None:
-    """Read-only is one way not to have room; a full disk is in test_image.py."""
+    """Read-only is one way not to have room; a full disk is in test_flash_image.py."""
     with EmulatedFlash.create(tmp_path / "a", "slc-nand-256m", blocks=4, seed=1) as flash:
         flash.program(0, 0, filled(1, 2048))
     before = (tmp_path / "a").read_bytes()
