@@ -164,7 +164,7 @@ class KilledServers:
             elif kind == "checked":
                 self.tally.files_checked += int(words[0])
                 for name in self._needless:
-                    del self._kept[name]
+                    self._kept.pop(name, None)  # it was removed when an earlier guest had begun
             elif kind == "gone":
                 assert words[0] != "No", "no space left: the load is too large for this disk"
             elif kind == "violation":
