@@ -6,7 +6,7 @@ that cannot be read now, but perhaps can be later, are older than its start and 
 """
 
 from libc.errno cimport EIO, ENOMEM
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort, realloc
 from libc.string cimport memcpy, memset
 
@@ -566,6 +566,8 @@ cdef inline void settle_block(Ftl *ftl, Recovery *recovery, uint32_t block) noex
         ftl.flags[block] = 0
         return
     ftl.use[block] = BLOCK_FREE
+    # A table is believed only within the block: what is written of it bounds every walk over its frames.
+    ftl.written[block] = min(ftl.written[block], <uint16_t>layout_of(ftl, block).frames)
     if recovery.meta[block] and recovery.first[block] and recovery.needed[block]:
         ftl.use[block] = BLOCK_CLOSED
         ftl.flags[block] |= FLAG_META
