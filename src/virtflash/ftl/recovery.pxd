@@ -330,6 +330,18 @@ cdef inline void choose_checkpoint(Ftl *ftl, Recovery *recovery) noexcept nogil:
 
 # Replay
 
+cdef inline void doubt_entries(Ftl *ftl, const Recovery *recovery) noexcept nogil:
+    """What the checkpoint says lies in a block that was opened since its start: a later record says so too, or names
+    where it went. If that record cannot be read, the unit is lost; it must not read as what lies there now."""
+    cdef uint32_t unit
+    if recovery.start == NO_CHECKPOINT:
+        return
+    for unit in range(ftl.units):
+        if ftl.map[unit] < UNIT_LIMIT and ftl.map[unit] // ftl.block_units < ftl.blocks:
+            if recovery.first[ftl.map[unit] // ftl.block_units] >= recovery.start:
+                ftl.map[unit] = <uint32_t>UNIT_LOST
+
+
 cdef inline bint is_to_scan(const Ftl *ftl, const Recovery *recovery, uint32_t block) noexcept nogil:
     cdef int i
     if ftl.use[block] == BLOCK_BAD or recovery.first[block] == 0:
@@ -778,6 +790,7 @@ cdef inline int recover(Ftl *ftl, Recovery *recovery, bint may_write) noexcept n
     if result:
         return result
     recovery.clean = ended_clean(ftl, recovery)
+    doubt_entries(ftl, recovery)
     replay(ftl, recovery)
     if ftl.lost_power:
         return -EIO
