@@ -59,6 +59,7 @@ from virtflash.ftl.state cimport (
     FRAME_UNITS_MAX,
     MOVE_NONE,
     NO_BLOCK,
+    RECENT_FRAMES,
     STREAM_COLD,
     STREAM_COUNT,
     UNIT_LIMIT,
@@ -606,8 +607,11 @@ cdef inline int skip_frame(Ftl *ftl, uint32_t block, uint32_t frame) noexcept no
 
 
 cdef inline int resume_stream(Ftl *ftl, Stream *stream, uint32_t block) noexcept nogil:
+    cdef uint32_t i
     stream.block = block
     stream.frame = ftl.written[block]
+    for i in range(RECENT_FRAMES):
+        stream.recent[i] = ftl.sequence  # the END among them is exposed until its pair is programmed
     ftl.use[block] = BLOCK_OPEN
     if stream.frame == layout_of(ftl, block).frames:
         return 0
