@@ -183,6 +183,7 @@ def test_a_copy_is_the_same_with_its_holes_and_goes(make_image: Callable[..., Pa
         assert copy.stat().st_blocks <= image.stat().st_blocks + 64
         with opened_flash(copy) as storage:
             CheckedData(storage.target).fill(0.5)
+        assert copy.resolve().name.endswith("(deleted)")  # so that a kill leaves nothing
     assert not copy.exists()
     assert digest(image) == before
 

@@ -165,7 +165,10 @@ def live(
     from virtflash.lab.progress import year_bar  # noqa: PLC0415
     from virtflash.report.flash_report import report_flash  # noqa: PLC0415
 
-    with opened_flash(place, refresh=settings.refresh) as storage, year_bar(image.name, settings.years) as on_progress:
+    with (
+        opened_flash(place, refresh=settings.refresh, name=str(image)) as storage,
+        year_bar(image.name, settings.years) as on_progress,
+    ):
         units = storage.target.user_sectors * 512 // storage.target.unit_bytes
         workload = load_workload(load, units, storage.target.unit_bytes, settings.seed, fill)
         made = Ageing(str(image), storage, workload, settings, load_name=load).run(on_progress)

@@ -19,19 +19,22 @@ NO_REFRESH = {"refresh_share": 1 << 31, "refresh_reads": (1 << 32) - 1}  # setti
 
 
 @contextmanager
-def opened_flash(path: Path, *, refresh: bool = True) -> Iterator[EmulatedStorage]:
-    """Open and mount, and close in order. `refresh`: blocks are marked for it by what their reads tell. LabError."""
+def opened_flash(path: Path, *, refresh: bool = True, name: str = "") -> Iterator[EmulatedStorage]:
+    """Open and mount, and close in order. LabError.
+
+    refresh: blocks are marked for it by what their reads tell. name: what to call it in errors, instead of its path.
+    """
     try:
         chip = EmulatedFlash.open(path, host_sync=False)
     except ImageError as error:
         raise LabError(str(error)) from error
     with chip:
-        storage = mounted(path, chip, refresh=refresh)
+        storage = mounted(Path(name or path), chip, refresh=refresh)
         yield storage
         try:
             storage.target.tidy()
         except OSError as error:
-            raise LabError(f"{path}: what was written cannot be kept: {error.strerror}") from error
+            raise LabError(f"{name or path}: what was written cannot be kept: {error.strerror}") from error
 
 
 def mounted(path: Path, chip: EmulatedFlash, *, refresh: bool = True, read_only: bool = False) -> EmulatedStorage:

@@ -24,11 +24,20 @@ def working_copy(image: Path, *, in_place: bool = False, output: Path | None = N
     elif output is not None:
         yield from kept_copy(image, output)
     else:
-        parent = MEMORY_DIRECTORY if os.access(MEMORY_DIRECTORY, os.W_OK) else None
-        with TemporaryDirectory(prefix="virtflash-lab-", dir=parent) as directory:
-            copy = Path(directory, "image")
-            copy_image(image, copy)
-            yield copy
+        yield from dropped_copy(image)
+
+
+def dropped_copy(image: Path) -> Iterator[Path]:
+    """In a file that has no name any more, so that nothing is left of it however this process ends."""
+    parent = MEMORY_DIRECTORY if os.access(MEMORY_DIRECTORY, os.W_OK) else None
+    with TemporaryDirectory(prefix="virtflash-lab-", dir=parent) as directory:
+        copy = Path(directory, "image")
+        copy_image(image, copy)
+        fd = os.open(copy, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield Path(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 def kept_copy(image: Path, output: Path) -> Iterator[Path]:
