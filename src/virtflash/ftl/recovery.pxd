@@ -44,7 +44,7 @@ from virtflash.ftl.frame cimport (
     simple_operation,
 )
 from virtflash.ftl.purge cimport wipe_free
-from virtflash.ftl.safety cimport check_spares, is_erasable, note_programmed
+from virtflash.ftl.safety cimport check_spares, is_erasable, note_programmed, pad_exposed
 from virtflash.ftl.state cimport (
     BLOCK_BAD,
     BLOCK_CLOSED,
@@ -769,7 +769,10 @@ cdef inline int make_durable(Ftl *ftl, Recovery *recovery) noexcept nogil:
         result = rewrite_suspects(ftl, recovery)
     if result == 0:
         result = erase_unseen(ftl, recovery)
-    return result if result else checkpoint_now(ftl, False)
+    if result == 0:
+        result = checkpoint_now(ftl, False)
+    # Without this END the next mount would look again at what was in flight: it must not be lost with its pair.
+    return -EIO if result == 0 and pad_exposed(ftl) != FLASH_OK else result
 
 
 cdef inline void end_recovery(Recovery *recovery) noexcept nogil:

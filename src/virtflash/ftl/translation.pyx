@@ -219,6 +219,8 @@ cdef class Translation:
         while result == FTL_SYNC:
             self.sync()
             result = checkpoint_now(&self.ftl, False)
+            if result == 0 and pad_exposed(&self.ftl) != FLASH_OK:
+                result = -EIO
         if result == FOUND_NOTHING:
             raise TranslationError("there is nothing on this flash that a translation layer wrote; format it first")
         if result == FOUND_NONSENSE:
