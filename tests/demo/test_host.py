@@ -5,7 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
+from virtflash import children
+from virtflash.backing import BackingError
+from virtflash.cli import demo as command
 from virtflash.demo import demo, host
 from virtflash.demo.uml_guest import GuestError, UmlGuest
 
@@ -52,6 +56,18 @@ def test_a_full_disk_is_named_before_what_came_of_it(monkeypatch: pytest.MonkeyP
         demo.run_demo(None)  # type: ignore[arg-type]
     assert caught.value.reason == "/full is full (guest cluster: it died)"
     assert caught.value.console == "Kernel panic"
+
+
+def test_an_image_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_arguments: object, **_options: object) -> None:
+        raise BackingError("/tmp/cluster.vflash: cannot be made: No space left on device")
+
+    monkeypatch.setattr(demo, "check_host", lambda: None)
+    monkeypatch.setattr(demo, "create_flash", failing)
+    monkeypatch.setattr(children, "unwind_on_signals", lambda: None)
+    result = CliRunner().invoke(command.demo)
+    assert result.exit_code == 1
+    assert result.stderr == ("virtflash demo: failed: /tmp/cluster.vflash: cannot be made: No space left on device\n")
 
 
 def test_the_step_at_which_a_script_failed(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The table at the end of `virtflash demo`."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +13,7 @@ from virtflash.demo.demo import Outcome, Part, look_at
 from virtflash.demo.summary import summary
 from virtflash.report.flash_report import FlashReport
 
-BOUNDS = [1_000, 1_000_000, 117_441_000]
+BOUNDS = [256, 1_000, 1_000_000, 117_441_000]
 KINDS = ("read", "write", "flush", "discard", "write_zeroes")
 TRIMMED = "/run/disk: 486 MiB (509571072 bytes) trimmed"
 
@@ -35,11 +36,11 @@ def flash() -> FlashReport:
         return look_at(image)
 
 
-def rows(count: int = 1, counts: list[int] | None = None, trimmed: str = TRIMMED) -> dict[str, list[str]]:
+def rows(count: int = 1, counts: Sequence[int] = (0, 0, 0, 0), trimmed: str = TRIMMED) -> dict[str, list[str]]:
     """The cells of each row by its label."""
     reports = {"kernel": "6.1.176-custom", "files": "208", "bytes": str(64 << 20), "trimmed": trimmed}
     outcomes = [
-        Outcome(Part(name, "f2fs", "p"), reports, 12.3, count << 20, statistics(count, counts or [0, 0, 0]), flash())
+        Outcome(Part(name, "f2fs", "p"), reports, 12.3, count << 20, statistics(count, list(counts)), flash())
         for name in ("cluster", "infotainment")
     ]
     lines = summary(outcomes)
@@ -51,12 +52,19 @@ def rows(count: int = 1, counts: list[int] | None = None, trimmed: str = TRIMMED
 
 @pytest.mark.parametrize("count", [0, 1, 999_999])
 def test_it_fits_a_terminal(count: int) -> None:
-    assert rows(count, [0, 0, count])["errors"] == [str(4 * count)] * 2
+    assert rows(count, [0, 0, 0, count])["errors"] == [str(4 * count)] * 2
 
 
 @pytest.mark.parametrize(
     ("counts", "text"),
-    [([0, 0, 0], "-"), ([1, 0, 0], "< 1 us / < 1 us"), ([5, 4, 1], "< 1 us / < 117 ms"), ([0, 9, 0], "< 1.0 ms")],
+    [
+        ([0, 0, 0, 0], "-"),
+        ([1, 0, 0, 0], "at once / at once"),
+        ([0, 1, 0, 0], "< 1 us / < 1 us"),
+        ([0, 5, 4, 1], "< 1 us / < 117 ms"),
+        ([5, 0, 4, 1], "at once / < 117 ms"),
+        ([0, 0, 9, 0], "< 1.0 ms"),
+    ],
 )
 def test_times_have_the_unit_that_fits(counts: list[int], text: str) -> None:
     assert rows(counts=counts)["read latency, p50 / p99"][0].startswith(text)

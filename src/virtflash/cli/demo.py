@@ -16,6 +16,7 @@ def demo() -> None:
     """
     from rich.console import Console  # noqa: PLC0415 - what takes long to import is imported by who needs it
 
+    from virtflash.backing import BackingError  # noqa: PLC0415
     from virtflash.children import unwind_on_signals  # noqa: PLC0415
     from virtflash.demo.demo import parts, run_demo, steps  # noqa: PLC0415
     from virtflash.demo.progress import progress  # noqa: PLC0415
@@ -33,7 +34,7 @@ def demo() -> None:
             click.echo("\n".join(["", *summary(outcomes)]))
     except GuestError as error:
         fail(error.reason, error.console)
-    except (ServerError, OSError) as error:
+    except (BackingError, ServerError, OSError) as error:
         fail(str(error))
 
 

@@ -13,7 +13,7 @@ TOOLS = {"insmod": "kmod", "mkfs.ext4": "e2fsprogs", "fstrim": "util-linux"}
 VARIABLES = ("TMPDIR", "TMP", "TEMP")
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 320 << 20  # two guests took up to 273 MiB
-VOLUME_BYTES = 200 << 20  # two volumes took up to 152 MiB
+VOLUME_BYTES = 220 << 20  # two images took up to 180 MiB
 FULL_BYTES = 1 << 20
 
 

@@ -126,7 +126,12 @@ def _latency(bounds: Sequence[int], histograms: Sequence[list[int]]) -> str:
     counts = [sum(column) for column in zip(*histograms, strict=True)]
     if not sum(counts):
         return "-"
-    return " / ".join(f"< {_time(_quantile(bounds, counts, share))}" for share in (0.5, 0.99))
+    return " / ".join(_bound(bounds, _quantile(bounds, counts, share)) for share in (0.5, 0.99))
+
+
+def _bound(bounds: Sequence[int], bound: int) -> str:
+    """The first bucket holds what was answered within one look at the clock, so its bound would say too much."""
+    return "at once" if bound == bounds[0] else f"< {_time(bound)}"
 
 
 def _quantile(bounds: Sequence[int], counts: Sequence[int], share: float) -> int:
