@@ -14,10 +14,13 @@ from block_exercise import MEBIBYTE, SLACK_BYTES, has_feature
 from qemu_machine import MODERN, QEMU, LinuxConsole, linux_options, make_initramfs, qemu_command
 from served import Serve, image_bytes, requests, volume_statistics
 
+from virtflash.backing import create_flash
 from virtflash.demo.server_process import ServerProcess
 from virtflash.virtio.ring_features import RingFeature
 
 SECONDS = 60.0
+# Knows nothing of blocks: it passes on every feature and all of the configuration space.
+GENERIC = "vhost-user-test-device-pci,virtio-id=2,num_vqs=1,config_size=96"
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -107,20 +110,41 @@ def test_qemu_img_converts_there_and_back_and_compares(serve_in_tree: Serve, tre
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "device",
-    [MODERN, "vhost-user-test-device-pci,virtio-id=2,num_vqs=1,config_size=96"],
-    ids=["blk", "test-device"],
-)
+@pytest.mark.parametrize("device", [MODERN, GENERIC], ids=["blk", "test-device"])
 def test_a_guest_of_the_newest_qemu(device: str, serve_in_tree: Serve, tree: Tree, guest_kernel: Path) -> None:
-    """The second device knows nothing of blocks: it passes on every feature and all of the configuration space."""
     server = serve_in_tree("--serial", block_exercise.SERIAL)
     data = block_exercise.prepare(server)
-    initramfs = make_initramfs(guest_kernel / "modules", block_exercise.SCRIPT, tree.directory)
-    kernel = Path(shutil.copy(guest_kernel / "vmlinuz", tree.directory))
-    options = linux_options(tree.inside(kernel), tree.inside(initramfs))
-    program = ("chroot", str(tree.root), QEMU)
-    with LinuxConsole(qemu_command(tree.inside(server.socket), device, options, program=program)) as machine:
-        reports = machine.run(SECONDS)
+    reports = run_in_tree(tree, server, device, block_exercise.SCRIPT, guest_kernel)
     assert has_feature(reports, RingFeature.VERSION_1)
     block_exercise.check(server, data, reports)
+
+
+def run_in_tree(tree: Tree, server: ServerProcess, device: str, script: str, kernel: Path) -> dict[str, str]:
+    """What a guest of the tree's QEMU reported."""
+    initramfs = make_initramfs(kernel / "modules", script, tree.directory)
+    copy = Path(shutil.copy(kernel / "vmlinuz", tree.directory))
+    options = linux_options(tree.inside(copy), tree.inside(initramfs))
+    program = ("chroot", str(tree.root), QEMU)
+    with LinuxConsole(qemu_command(tree.inside(server.socket), device, options, program=program)) as machine:
+        return machine.run(SECONDS)
+
+
+SECRET = b"the secret of the car"
+ERASE_SECURELY = f"""
+yes '{SECRET.decode()}' | dd of=/dev/vda bs=1M count=4 iflag=fullblock conv=fsync
+blkdiscard -s /dev/vda
+report left "$(dd if=/dev/vda bs=1M count=4 iflag=direct | tr -d '\\000' | wc -c)"
+"""
+
+
+@pytest.mark.slow
+def test_a_guest_erases_emulated_flash_securely(tree: Tree, guest_kernel: Path) -> None:
+    """Of QEMU's devices only the generic one passes on that the flash can."""
+    image = tree.directory / "emmc.vflash"
+    create_flash(image, "automotive-tlc-emmc", capacity_bytes=64 * MEBIBYTE, seed=1)
+    with ServerProcess(image, tree.directory / "emmc.sock", kind="flash") as server:
+        assert run_in_tree(tree, server, GENERIC, ERASE_SECURELY, guest_kernel)["left"] == "0"
+        device = volume_statistics(server)["flash"]["device"]
+    assert device["bytes_written"] == 4 * MEBIBYTE
+    assert device["units_erased_securely"] == 64 * MEBIBYTE // 4096
+    assert SECRET not in image.read_bytes()
