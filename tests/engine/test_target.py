@@ -150,7 +150,7 @@ def in_writable_buffers(served: ServedRing, kind: int, payload: bytes) -> tuple[
 
 
 def test_a_secure_erase_as_linux_sends_it(emulate: Emulate) -> None:
-    """Its driver (6.1 to 7.2) takes the lowest bit of the type for the direction, and the type of this request is even."""
+    """Its driver (6.1 to 7.2) takes the lowest bit of a type for the direction, and this request's type is even."""
     target, served = emulate(max_segments=2)
     assert in_writable_buffers(served, SECURE_ERASE, ranges((8, 8, 0), (32, 1, 0))) == (OK, 0)
     assert target.changes() == {"secure erase": 2}
