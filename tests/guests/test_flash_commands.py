@@ -12,6 +12,8 @@ from uml_machine import run_uml
 
 from virtflash.backing import create_flash
 from virtflash.demo.server_process import ServerProcess
+from virtflash.driver.blk import BlkDriver
+from virtflash.virtio.blk import LIFETIME
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -21,9 +23,11 @@ UNIT_BYTES = 4096
 SECRET = b"the secret of the car"
 SECRET_BYTES = 4 * MEBIBYTE
 
-# Written, synced, then written over in place: what was there before is stale.
+LOAD_FILE_SYSTEM = {"ext4": "", "f2fs": "load crypto/crc32_generic fs/f2fs/f2fs"}
+MAKE_FILE_SYSTEM = {"ext4": "mkfs.ext4 -q -F -E nodiscard /dev/vda", "f2fs": "mkfs.f2fs -q -f -t 0 /dev/vda"}
+CHECK_FILE_SYSTEM = {"ext4": "e2fsck -fn /dev/vda", "f2fs": "fsck.f2fs --dry-run -f /dev/vda"}
+# Written, synced, then written over: what was there before is stale.
 WRITE_SECRET = f"""
-mkfs.ext4 -q -F -E nodiscard /dev/vda
 mkdir /run/disk
 mount /dev/vda /run/disk
 yes '{SECRET.decode()}' | head -c {SECRET_BYTES} >/run/disk/secret
@@ -37,13 +41,18 @@ mkdir /run/disk
 mount /dev/vda /run/disk
 rm /run/disk/secret
 sync
-report trimmed "$(fstrim -v /run/disk)"
+fstrim /run/disk
 umount /run/disk
-e2fsck -fn /dev/vda
 """
 FILL = f"""
 yes '{SECRET.decode()}' | head -c 16M >/run/pattern
 dd if=/run/pattern of=/dev/vda bs=1M oflag=direct status=none
+sync
+"""
+# The secret lies in the range that is changed, and nowhere else.
+FILL_WITH_SECRET_INSIDE = f"""
+yes 'what lies beside it' | head -c 16M | dd of=/dev/vda bs=1M iflag=fullblock oflag=direct status=none
+yes '{SECRET.decode()}' | head -c 8M | dd of=/dev/vda bs=1M seek=4 iflag=fullblock oflag=direct status=none
 sync
 """
 
@@ -82,15 +91,20 @@ def flash_statistics(server: ServerProcess) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.parametrize("filesystem", MAKE_FILE_SYSTEM)
 def test_what_was_written_over_and_trimmed_is_in_stale_pages_until_a_secure_erase(
-    flash: ServerProcess, tmp_path: Path
+    flash: ServerProcess, tmp_path: Path, filesystem: str
 ) -> None:
-    assert run_uml(flash, WRITE_SECRET, tmp_path, "writes")["left"] == "0"
+    require(f"mkfs.{filesystem}")
+    load, make, check = (each[filesystem] for each in (LOAD_FILE_SYSTEM, MAKE_FILE_SYSTEM, CHECK_FILE_SYSTEM))
+    assert run_uml(flash, f"{load}\n{make}\n{WRITE_SECRET}", tmp_path, "writes")["left"] == "0"
+    written = flash_statistics(flash)
     assert holds_secret(flash.image)
-    run_uml(flash, DELETE_AND_TRIM, tmp_path, "trims")
+    run_uml(flash, f"{load}\n{DELETE_AND_TRIM}\n{check}\n", tmp_path, "trims")
     trimmed = flash_statistics(flash)
     assert trimmed["device"]["units_trimmed"] * UNIT_BYTES >= SECRET_BYTES
-    assert trimmed["translation"]["trimmed_units"] * UNIT_BYTES >= SECRET_BYTES
+    newly = trimmed["translation"]["trimmed_units"] - written["translation"]["trimmed_units"]
+    assert newly * UNIT_BYTES >= SECRET_BYTES
     assert trimmed["device"]["secure_erases"] == 0
     assert holds_secret(flash.image)
     run_uml(flash, "blkdiscard -f --secure /dev/vda\n", tmp_path, "erases")
@@ -115,29 +129,67 @@ def test_a_secure_erase_of_a_range_leaves_the_rest(flash: ServerProcess, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("command", "counter", "stays"),
+    ("command", "counter", "untouched"),
     [
-        ("blkdiscard -o 4M -l 8M /dev/vda", "units_trimmed", True),
-        ("blkdiscard -z -o 4M -l 8M /dev/vda", "evicted_units", True),
+        ("blkdiscard -o 4M -l 8M /dev/vda", "units_trimmed", "evicted_units"),
+        ("blkdiscard -z -o 4M -l 8M /dev/vda", "evicted_units", "units_trimmed"),
     ],
 )
 def test_discard_and_zeroes_read_as_zeroes(
-    flash: ServerProcess, tmp_path: Path, command: str, counter: str, stays: bool
+    flash: ServerProcess, tmp_path: Path, command: str, counter: str, untouched: str
 ) -> None:
-    run_uml(flash, FILL, tmp_path, "fills")
+    run_uml(flash, FILL_WITH_SECRET_INSIDE, tmp_path, "fills")
     flash_statistics(flash)
     script = f"""
     {command}
-    sync
+    sync /dev/vda
+    report below "$(dd if=/dev/vda bs=1M count=4 iflag=direct status=none | tr -d '\\000' | wc -c)"
     report inside "$(dd if=/dev/vda bs=1M skip=4 count=8 iflag=direct status=none | tr -d '\\000' | wc -c)"
-    report outside "$(dd if=/dev/vda bs=1M count=4 iflag=direct status=none | tr -d '\\000' | wc -c)"
+    report above "$(dd if=/dev/vda bs=1M skip=12 count=4 iflag=direct status=none | tr -d '\\000' | wc -c)"
     """
     reports = run_uml(flash, script, tmp_path, "changes")
-    assert reports["inside"] == "0"
-    assert int(reports["outside"]) == 4 * MEBIBYTE
-    # What is still in the device's cache was not evicted yet.
-    assert flash_statistics(flash)["device"][counter] * UNIT_BYTES >= 6 * MEBIBYTE
-    assert holds_secret(flash.image) == stays
+    assert [int(reports[part]) for part in ("below", "inside", "above")] == [4 * MEBIBYTE, 0, 4 * MEBIBYTE]
+    changed = flash_statistics(flash)["device"]
+    assert changed["flushes"] > 0
+    assert (changed[counter] * UNIT_BYTES, changed[untouched]) == (8 * MEBIBYTE, 0)
+    assert holds_secret(flash.image), "neither promises that anything is gone"
+
+
+F2FS_WRITE = f"""
+load crypto/crc32_generic fs/f2fs/f2fs
+mkfs.f2fs -q -f /dev/vda
+mkdir /run/disk
+mount -o nodiscard /dev/vda /run/disk
+yes '{SECRET.decode()}' | head -c {SECRET_BYTES} >/run/disk/secret
+sync
+umount /run/disk
+"""
+F2FS_TRIM = """
+load crypto/crc32_generic fs/f2fs/f2fs
+mkdir /run/disk
+mount -o nodiscard /dev/vda /run/disk
+rm /run/disk/secret
+sync
+fstrim /run/disk
+umount /run/disk
+fsck.f2fs --dry-run -f /dev/vda
+"""
+
+
+def test_f2fs_trims_what_was_deleted(flash: ServerProcess, tmp_path: Path) -> None:
+    require("mkfs.f2fs")
+    run_uml(flash, F2FS_WRITE, tmp_path, "writes")
+    written = flash_statistics(flash)
+    assert written["device"]["bytes_written"] >= SECRET_BYTES
+    run_uml(flash, F2FS_TRIM, tmp_path, "trims")
+    trimmed = flash_statistics(flash)
+    assert trimmed["device"]["units_trimmed"] * UNIT_BYTES >= SECRET_BYTES
+    assert trimmed["translation"]["trimmed_units"] - written["translation"]["trimmed_units"] >= SECRET_BYTES // UNIT_BYTES
+    assert holds_secret(flash.image)
+    with BlkDriver(flash.socket) as driver:
+        assert LIFETIME.unpack(driver.get_lifetime().check().data) == (1, 1, 1)
+        driver.secure_erase(0, driver.capacity).check()
+    assert not holds_secret(flash.image)
 
 
 def test_mkfs_discards_all_of_it_first(flash: ServerProcess, tmp_path: Path) -> None:
