@@ -12,8 +12,6 @@ from uml_machine import run_uml
 
 from virtflash.backing import create_flash
 from virtflash.demo.server_process import ServerProcess
-from virtflash.driver.blk import BlkDriver
-from virtflash.virtio.blk import LIFETIME
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -153,43 +151,6 @@ def test_discard_and_zeroes_read_as_zeroes(
     assert changed["flushes"] > 0
     assert (changed[counter] * UNIT_BYTES, changed[untouched]) == (8 * MEBIBYTE, 0)
     assert holds_secret(flash.image), "neither promises that anything is gone"
-
-
-F2FS_WRITE = f"""
-load crypto/crc32_generic fs/f2fs/f2fs
-mkfs.f2fs -q -f /dev/vda
-mkdir /run/disk
-mount -o nodiscard /dev/vda /run/disk
-yes '{SECRET.decode()}' | head -c {SECRET_BYTES} >/run/disk/secret
-sync
-umount /run/disk
-"""
-F2FS_TRIM = """
-load crypto/crc32_generic fs/f2fs/f2fs
-mkdir /run/disk
-mount -o nodiscard /dev/vda /run/disk
-rm /run/disk/secret
-sync
-fstrim /run/disk
-umount /run/disk
-fsck.f2fs --dry-run -f /dev/vda
-"""
-
-
-def test_f2fs_trims_what_was_deleted(flash: ServerProcess, tmp_path: Path) -> None:
-    require("mkfs.f2fs")
-    run_uml(flash, F2FS_WRITE, tmp_path, "writes")
-    written = flash_statistics(flash)
-    assert written["device"]["bytes_written"] >= SECRET_BYTES
-    run_uml(flash, F2FS_TRIM, tmp_path, "trims")
-    trimmed = flash_statistics(flash)
-    assert trimmed["device"]["units_trimmed"] * UNIT_BYTES >= SECRET_BYTES
-    assert trimmed["translation"]["trimmed_units"] - written["translation"]["trimmed_units"] >= SECRET_BYTES // UNIT_BYTES
-    assert holds_secret(flash.image)
-    with BlkDriver(flash.socket) as driver:
-        assert LIFETIME.unpack(driver.get_lifetime().check().data) == (1, 1, 1)
-        driver.secure_erase(0, driver.capacity).check()
-    assert not holds_secret(flash.image)
 
 
 def test_mkfs_discards_all_of_it_first(flash: ServerProcess, tmp_path: Path) -> None:
