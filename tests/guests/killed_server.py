@@ -133,11 +133,11 @@ class KilledServers:
         with self._guest(CHECK + LOAD) as guest:
             if seen(guest, "mounting" if early else "kept"):
                 listen(guest, self.random.uniform(0, MOUNT_SECONDS) if early else self.random.uniform(*LOAD_SECONDS))
-                self._server.kill()
                 self.tally.early_kills += early
                 self.tally.kills += not early
             else:
                 self._give_up(guest)
+            self._server.kill()
         self._take(guest)
         self._start_again()
 

@@ -4,6 +4,7 @@ VIRTFLASH_KILLS says how many kills, of all file systems together; some more com
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,24 @@ def test_what_was_synced_outlives_the_server(setup: Setup, tmp_path: Path, capsy
     assert not tally.violations, f"image and copy of it as the last server left it: {tmp_path}"
     assert tally.recoveries == tally.kills + tally.early_kills
     assert tally.files_checked >= tally.kills
+
+
+class Forgetful(KilledServers):
+    """Once, what a server's last life had made stable is gone: its flash is as the server before had left it."""
+
+    forgot = False
+
+    def _start_again(self) -> None:
+        if self.tally.kills == 2 and not self.forgot:
+            shutil.copy(self.directory / "before.vflash", self.image)
+            self.forgot = True
+        super()._start_again()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_files_that_are_not_kept_are_violations(tmp_path: Path) -> None:
+    require("linux.uml", "mkfs.ext4")
+    with Forgetful(SETUPS[0], tmp_path, SEED) as servers:
+        violations = servers.run(3).violations
+    assert any(line.endswith(": FAILED") for line in violations)
