@@ -33,7 +33,8 @@ cdef inline bint is_old(Ftl *ftl, uint32_t block) noexcept nogil:
 cdef inline uint32_t block_to_refresh(const Ftl *ftl) noexcept nogil:
     cdef uint32_t block
     for block in range(ftl.blocks):
-        if ftl.use[block] == BLOCK_CLOSED and ftl.flags[block] & FLAG_REFRESH:
+        # One that failed and is empty waits until it is safe to lose: there is nothing to do about it.
+        if ftl.use[block] == BLOCK_CLOSED and ftl.flags[block] & FLAG_REFRESH and ftl.valid[block]:
             return block
     return NO_BLOCK
 
