@@ -111,6 +111,8 @@ def refusals(path: Path) -> Iterator[None]:
         raise BackingError(f"{path}: {error}") from error
     except OSError as error:
         raise BackingError(f"{path}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise BackingError(f"{path}: not enough memory for a device of its size") from error
 
 
 def create_flash(

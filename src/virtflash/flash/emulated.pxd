@@ -18,7 +18,7 @@ cdef class EmulatedFlash:
     cdef int take_profile(self, profile) except -1
     cdef int take_timing(self, profile) except -1
     cdef int make_blocks(self, double factory_bad_share) except -1
-    cdef int recover(self, bytes boot_id, int how, bint in_use_before) except -1
+    cdef int recover(self, path, bytes boot_id, int how) except -1
     cdef int sync_range(self, const void *start, size_t size) except -1
     cdef int check_state(self, path) except -1
     cdef uint64_t next_unsynced(self, uint64_t offset) noexcept

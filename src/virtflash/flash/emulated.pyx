@@ -51,7 +51,7 @@ from virtflash.flash.chip cimport (
 )
 from virtflash.flash.crc32c cimport crc32c as checksum_of
 from virtflash.flash.crc32c cimport crc32c_plain as plain_checksum_of
-from virtflash.flash.device cimport CutChances, Device, ErrorEstimate, page_bytes, page_record
+from virtflash.flash.device cimport CutChances, Device, ErrorEstimate, block_pages, page_bytes, page_record
 from virtflash.flash.erase cimport erase_block
 from virtflash.flash.image cimport (
     BLOCK_BAD,
@@ -298,7 +298,7 @@ cdef class EmulatedFlash:
         self.attach(path, parts.superblock, parts.profile_text, parts.endangers, profile)
         self.check_state(path)
         self.reserve_head(path)
-        self.recover(image.boot_id(), cut, True)
+        self.recover(path, image.boot_id(), cut)
         self.use(host_sync, profile, timing)
         return self
 
@@ -454,7 +454,8 @@ cdef class EmulatedFlash:
     cdef int check_state(self, path) except -1:
         """What follows must not trip over it."""
         cdef State *state = self.device.state
-        cdef bint good = isfinite(state.hours) and isfinite(state.effective_hours) and isfinite(state.celsius)
+        cdef bint good = 0 <= state.hours <= 1e15 and 0 <= state.effective_hours <= 1e15
+        good = good and isfinite(state.celsius)
         good = good and state.left <= LEFT_SYNCED
         good = good and state.in_flight in (0, FLASH_PROGRAM, FLASH_ERASE)
         if state.in_flight:
@@ -463,8 +464,11 @@ cdef class EmulatedFlash:
         if state.in_flight == FLASH_PROGRAM:
             good = good and state.flight_page < self.device.record_pages
         if not good:
-            raise ImageError(f"{path}: its state is damaged; restore it from a copy")
+            self.refuse_state(path)
         return 0
+
+    def refuse_state(self, path):
+        raise ImageError(f"{path}: its state is damaged; restore it from a copy")
 
     def choose_window(self):
         """How much is reserved at once: what the kernel may want at once. On tmpfs it falls back to small pages."""
@@ -478,7 +482,7 @@ cdef class EmulatedFlash:
         if not reserve(&self.device, self.device.base, self.device.page_records - self.device.base):
             raise image.cannot_reserve(path, OSError(errno, strerror(errno).decode()))
 
-    cdef int recover(self, bytes boot_id, int how, bint in_use_before) except -1:
+    cdef int recover(self, path, bytes boot_id, int how) except -1:
         """Find out how the image was left, and what that has done to it."""
         cdef State *state = self.device.state
         cdef bint same = boot_id != bytes(16) and memcmp(state.boot_id, <const char *>boot_id, 16) == 0
@@ -486,20 +490,23 @@ cdef class EmulatedFlash:
             return 0
         if same:
             self.crashed = "process"
-            self.finish_flight(how)
+            self.finish_flight(path, how)
         else:
             self.crashed = "host"
             state.in_flight = 0  # checksums tell more than what was in flight at some moment
             state.epoch += 1
         return 0
 
-    def finish_flight(self, int how):
+    def finish_flight(self, path, int how):
         """A process was killed: a power cut. What is decided now must outlast a crash of the host."""
         cdef State *state = self.device.state
         cdef uint32_t block = state.flight_block
         cdef bint program = state.in_flight == FLASH_PROGRAM
         if not state.in_flight:
             return
+        # Not after a crash of the host: there the block's record may be of another time, and of another mode.
+        if program and state.flight_page >= block_pages(&self.device, &self.device.blocks[block]):
+            self.refuse_state(path)
         reserve_records(&self.device, block)  # it was when the operation began, so it does not fail
         if program:
             reserve_page(&self.device, block, state.flight_page)
@@ -731,7 +738,7 @@ cdef class EmulatedFlash:
             offset = self.next_unsynced(offset + HOST_PAGE_BYTES)
         self.device.state.left = LEFT_OPEN
         memset(self.device.state.boot_id, 0, 16)
-        self.recover(bytes(16), RANDOM_CUT, True)
+        self.recover(Path("memory"), bytes(16), RANDOM_CUT)
         self.power_on()
         self.forget_estimates()
         self.copy_pages()

@@ -33,6 +33,8 @@ PROFILE_BYTES_MAX = 65536
 SPARE_BYTES_MAX = 480  # with its header a page record must not straddle a disk's sector
 NOR_PAGE_BYTES_MAX = 2048
 IMAGE_BYTES_MAX = 1 << 46
+BLOCKS_MAX = 1 << 24  # some memory is taken for each, however little of a sparse file there is
+UNIT_BYTES_MAX = 1 << 20
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -116,7 +118,8 @@ class Superblock:
             "page_bytes": 16 <= self.page_bytes <= 1 << 24,
             "spare_bytes": 0 <= self.spare_bytes <= (SPARE_BYTES_MAX if self.kind == "nand" else 0),
             "pages_per_block": 1 <= self.pages_per_block < NOWHERE,
-            "blocks": 1 <= self.blocks < 1 << 31,
+            "blocks": 1 <= self.blocks <= BLOCKS_MAX,
+            "unit_bytes": 512 <= self.unit_bytes <= UNIT_BYTES_MAX and self.unit_bytes % 512 == 0,
             "slc_page_bytes": 0 <= self.slc_page_bytes <= 1 << 24,
             "slc_pages_per_block": 0 <= self.slc_pages_per_block < NOWHERE,
             "endurance": 0 <= self.endurance < 1 << 32 and 0 <= self.slc_endurance < 1 << 32,
@@ -129,6 +132,10 @@ class Superblock:
             wrong.append("slc_pages_per_block")
         if not wrong and self.kind == "nor" and (self.page_bytes > NOR_PAGE_BYTES_MAX or self.slc_page_bytes):
             wrong.append("page_bytes")
+        if not wrong and (
+            self.capacity_bytes % self.unit_bytes or self.capacity_bytes > self.blocks * self.block_bytes
+        ):
+            wrong.append("capacity_bytes")
         if not wrong and self.image_bytes > IMAGE_BYTES_MAX:
             wrong.append("blocks")
         return f"{wrong[0]} is {getattr(self, wrong[0])}" if wrong else ""

@@ -116,34 +116,48 @@ cdef inline void retire_dead(Ftl *ftl) noexcept nogil:
             retire(ftl, block)
 
 
-cdef inline void units_from_map(Ftl *ftl, uint32_t block, uint32_t first, uint32_t count) noexcept nogil:
-    """Which units lie in these slots, found the long way: the frame's own record cannot be read."""
+cdef inline uint32_t slots_written(Ftl *ftl, uint32_t block) noexcept nogil:
+    return ftl.written[block] * layout_of(ftl, block).units
+
+
+cdef inline void units_from_map(Ftl *ftl, uint32_t block) noexcept nogil:
+    """Which units lie in a block, found the long way: not all of its records can be read, or one of them lies."""
     cdef uint32_t base = block * ftl.block_units
+    cdef uint32_t slots = slots_written(ftl, block)
     cdef uint32_t slot
     cdef uint32_t unit
-    for slot in range(first, first + count):
+    for slot in range(slots):
         ftl.move.units[slot] = <uint32_t>UNIT_UNMAPPED
     for unit in range(ftl.units):
-        if ftl.map[unit] >= base + first and ftl.map[unit] < base + first + count:
+        if ftl.map[unit] - base < slots:  # below `base` it wraps
             ftl.move.units[ftl.map[unit] - base] = unit
 
 
 cdef inline void list_units(Ftl *ftl, uint32_t block) noexcept nogil:
-    """Which unit each slot of a block was written for."""
+    """Which unit each slot of a block was written for, as its records say."""
     cdef FrameLayout *layout = layout_of(ftl, block)
     cdef FrameRecord record
+    cdef bint is_data
     cdef uint32_t frame
     cdef uint32_t i
-    cdef int status
     for frame in range(ftl.written[block]):
-        status = read_record(ftl, block, frame, &record)
-        if status != FLASH_OK:
-            units_from_map(ftl, block, frame * layout.units, layout.units)
-            continue
+        is_data = read_record(ftl, block, frame, &record) == FLASH_OK and kind_of(&record) == FRAME_DATA
         for i in range(layout.units):
-            ftl.move.units[frame * layout.units + i] = (
-                record.words[i] if kind_of(&record) == FRAME_DATA else <uint32_t>UNIT_UNMAPPED
-            )
+            ftl.move.units[frame * layout.units + i] = record.words[i] if is_data else <uint32_t>UNIT_UNMAPPED
+
+
+cdef inline bint is_valid(const Ftl *ftl, uint32_t slot) noexcept nogil:
+    cdef uint32_t unit = ftl.move.units[slot]
+    return unit < ftl.units and ftl.map[unit] == ftl.move.block * ftl.block_units + slot
+
+
+cdef inline uint32_t count_listed(Ftl *ftl, uint32_t block) noexcept nogil:
+    """Units that are listed and still lie there."""
+    cdef uint32_t count = 0
+    cdef uint32_t slot
+    for slot in range(slots_written(ftl, block)):
+        count += is_valid(ftl, slot)
+    return count
 
 
 cdef inline void start_move(Ftl *ftl, uint8_t why, uint32_t block) noexcept nogil:
@@ -151,6 +165,9 @@ cdef inline void start_move(Ftl *ftl, uint8_t why, uint32_t block) noexcept nogi
     ftl.move.block = block
     ftl.move.cursor = 0
     list_units(ftl, block)
+    # A unit that is not listed would stay, and the block be begun again for ever.
+    if count_listed(ftl, block) != ftl.valid[block]:
+        units_from_map(ftl, block)
 
 
 cdef inline void end_move(Ftl *ftl) noexcept nogil:
@@ -160,11 +177,6 @@ cdef inline void end_move(Ftl *ftl) noexcept nogil:
         ftl.counters.levelled_blocks += 1
     ftl.move.why = MOVE_NONE
     ftl.move.block = NO_BLOCK
-
-
-cdef inline bint is_valid(const Ftl *ftl, uint32_t slot) noexcept nogil:
-    cdef uint32_t unit = ftl.move.units[slot]
-    return unit < ftl.units and ftl.map[unit] == ftl.move.block * ftl.block_units + slot
 
 
 cdef inline int read_to_move(Ftl *ftl, uint32_t slot, char *into) noexcept nogil:
@@ -180,7 +192,7 @@ cdef inline int read_to_move(Ftl *ftl, uint32_t slot, char *into) noexcept nogil
 
 cdef inline int gather(Ftl *ftl, uint32_t limit, uint32_t *units, char **data, uint32_t *count) noexcept nogil:
     """Read the next valid units of the block, up to a frame. The cursor stays: they have not moved yet."""
-    cdef uint32_t slots = ftl.written[ftl.move.block] * layout_of(ftl, ftl.move.block).units
+    cdef uint32_t slots = slots_written(ftl, ftl.move.block)
     cdef uint32_t slot = ftl.move.cursor
     cdef int status
     count[0] = 0
@@ -225,7 +237,7 @@ cdef inline int move_frame(Ftl *ftl) noexcept nogil:
     ftl.counters.moved_units[ftl.move.why] += count
     while ftl.move.cursor < ftl.block_units and not is_valid(ftl, ftl.move.cursor):
         ftl.move.cursor += 1
-    if ftl.move.cursor >= ftl.written[ftl.move.block] * layout_of(ftl, ftl.move.block).units:
+    if ftl.move.cursor >= slots_written(ftl, ftl.move.block):
         end_move(ftl)
     return 0
 

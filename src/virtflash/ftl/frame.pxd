@@ -49,6 +49,7 @@ cdef enum:
     RECORD_HEADER = 24
     RECORD_WORDS_MIN = 2
     TAIL_RECORD_BYTES = 64  # of each frame, on parts without spare bytes
+    SEQUENCE_BITS = 62  # no device lives so long; beyond, comparing and adding would wrap
 
 cdef enum:
     FRAME_DATA = 1
@@ -177,6 +178,8 @@ cdef inline bint is_sealed(FrameRecord *record) noexcept nogil:
     cdef uint32_t checksum = record.header.checksum
     cdef bint fits
     if record.header.magic != RECORD_MAGIC or record.header.words > FRAME_UNITS_MAX:
+        return False
+    if record.header.sequence >> SEQUENCE_BITS:
         return False
     record.header.checksum = 0
     fits = crc32c(<const char *>record, record_bytes(record.header.words)) == checksum

@@ -12,6 +12,7 @@ from libc.string cimport memcpy, memset
 
 from virtflash.flash.chip cimport FLASH_ERASED, FLASH_IS_BAD, FLASH_OK, FLASH_POWER_LOST
 from virtflash.flash.crc32c cimport crc32c
+from virtflash.ftl.allocation cimport mode_of
 from virtflash.ftl.append cimport append_units
 from virtflash.ftl.checkpoint cimport (
     FORMAT_VERSION,
@@ -62,6 +63,7 @@ from virtflash.ftl.state cimport (
     RECENT_FRAMES,
     STREAM_COLD,
     STREAM_COUNT,
+    STREAM_META,
     UNIT_LIMIT,
     UNIT_LOST,
     UNIT_UNMAPPED,
@@ -74,6 +76,8 @@ from virtflash.ftl.trim_log cimport payload_bytes
 cdef enum:
     SEQUENCE_GAP = 1024  # frames that were in flight and cannot be read have numbers below this much more
     NO_CHECKPOINT = 0
+    CHECKPOINTS_TRIED = 32  # newest first; with many more that cannot be read, something is wrong that they do not tell
+    KEPT_MOST = 1 << 28  # bytes of suspect frames: there are a few for each recovery that was cut
     FOUND_NOTHING = 0x20000
     FOUND_NONSENSE = 0x20001
 
@@ -105,6 +109,7 @@ cdef struct Recovery:
     uint64_t newest  # sequence number of any record that can be read
     bint clean
     uint32_t torn  # frames that could not be read
+    uint64_t kept_bytes
 
 
 cdef inline int compare_found(const void *a, const void *b) noexcept nogil:
@@ -133,9 +138,14 @@ cdef inline uint32_t frames_most(const Ftl *ftl) noexcept nogil:
     return ftl.layouts[0].frames if ftl.layouts[0].frames > ftl.layouts[1].frames else ftl.layouts[1].frames
 
 
+cdef inline uint8_t known_flags(const Ftl *ftl) noexcept nogil:
+    """What a table may say of a block. No block is in a mode that the part has not."""
+    return FLAG_REFRESH | FLAG_RETIRE | FLAG_BLANK | (FLAG_SLC if ftl.layouts[1].frames else 0)
+
+
 cdef inline void adopt_record(Ftl *ftl, Recovery *recovery, uint32_t block, const FrameRecord *record) noexcept nogil:
     """A block's first record says in which mode it is, and for what it was opened."""
-    ftl.flags[block] = FLAG_SLC if record.header.kind & KIND_SLC else 0
+    ftl.flags[block] = (FLAG_SLC if record.header.kind & KIND_SLC else 0) & known_flags(ftl)
     ftl.erases[block] = record.header.erases
     recovery.first[block] = record.header.sequence
     recovery.meta[block] = kind_of(record) != FRAME_DATA
@@ -249,7 +259,7 @@ cdef inline void load_table_slice(Ftl *ftl, Recovery *recovery, uint32_t slice_)
             ftl.erases[block] = entry[i].erases
         if recovery.first[block] < recovery.start:
             ftl.hours[block], ftl.reads[block] = entry[i].hours, entry[i].reads
-            ftl.flags[block] |= entry[i].flags & (FLAG_REFRESH | FLAG_RETIRE | FLAG_SLC | FLAG_BLANK)
+            ftl.flags[block] |= entry[i].flags & known_flags(ftl)
             if entry[i].use != BLOCK_FREE:
                 ftl.written[block] = entry[i].written
 
@@ -318,15 +328,17 @@ cdef inline void forget_checkpoint(Ftl *ftl, Recovery *recovery) noexcept nogil:
 cdef inline void choose_checkpoint(Ftl *ftl, Recovery *recovery) noexcept nogil:
     """The newest that is whole. Without any, everything is replayed from the beginning."""
     cdef uint64_t below = <uint64_t>-1
-    while True:
+    cdef int _tried
+    for _tried in range(CHECKPOINTS_TRIED):
         find_end(ftl, recovery, below)
         if recovery.end_sequence == 0:
-            forget_checkpoint(ftl, recovery)
-            return
+            break
         if load_checkpoint(ftl, recovery):
             return
         below = recovery.end_sequence
         forget_checkpoint(ftl, recovery)
+    recovery.end_sequence = 0
+    forget_checkpoint(ftl, recovery)
 
 
 # Replay
@@ -338,7 +350,7 @@ cdef inline void doubt_entries(Ftl *ftl, const Recovery *recovery) noexcept nogi
     if recovery.start == NO_CHECKPOINT:
         return
     for unit in range(ftl.units):
-        if ftl.map[unit] < UNIT_LIMIT and ftl.map[unit] // ftl.block_units < ftl.blocks:
+        if ftl.map[unit] < UNIT_LIMIT:
             if recovery.first[ftl.map[unit] // ftl.block_units] >= recovery.start:
                 ftl.map[unit] = <uint32_t>UNIT_LOST
 
@@ -406,9 +418,11 @@ cdef inline bint is_whole(Ftl *ftl, const FrameRecord *record, const Found *foun
     return data_fits(ftl, record, found.block, ftl.frame_buffer)
 
 
-cdef inline bint keep_frame(Ftl *ftl, Found *found) noexcept nogil:
+cdef inline bint keep_frame(Ftl *ftl, Recovery *recovery, Found *found) noexcept nogil:
     """Read a suspect frame, and keep what it holds. False: it cannot be read."""
-    found.kept = <char *>malloc(layout_of(ftl, found.block).units * ftl.unit_bytes)
+    recovery.kept_bytes += layout_of(ftl, found.block).units * ftl.unit_bytes
+    if recovery.kept_bytes <= KEPT_MOST:
+        found.kept = <char *>malloc(layout_of(ftl, found.block).units * ftl.unit_bytes)
     if found.kept == NULL:
         return False
     if read_record(ftl, found.block, found.frame, &found.record) == FLASH_OK:
@@ -512,7 +526,7 @@ cdef inline void replay(Ftl *ftl, Recovery *recovery) noexcept nogil:
         if kind_of(&record) == FRAME_TRIM:
             replay_trims(ftl, found, &record)
         elif kind_of(&record) == FRAME_DATA:
-            if not (keep_frame(ftl, found) if found.suspect else is_whole(ftl, &record, found)):
+            if not (keep_frame(ftl, recovery, found) if found.suspect else is_whole(ftl, &record, found)):
                 recovery.torn += 1
                 continue  # it was never completed
             if found.suspect:
@@ -523,16 +537,32 @@ cdef inline void replay(Ftl *ftl, Recovery *recovery) noexcept nogil:
 
 # Putting it together
 
-cdef inline void count_valid(Ftl *ftl) noexcept nogil:
+cdef inline bint may_lie_there(Ftl *ftl, const Recovery *recovery, uint32_t physical) noexcept nogil:
+    """Is this a slot that its block has, and is the block one of data? How far a block is written, a map knows too."""
+    cdef uint32_t block = physical // ftl.block_units
+    cdef uint32_t slot = physical - block * ftl.block_units
+    cdef FrameLayout *layout = layout_of(ftl, block)
+    if slot >= layout.units * layout.frames or (recovery.meta[block] and recovery.needed[block]):
+        return False
+    if slot >= ftl.written[block] * layout.units:
+        ftl.written[block] = slot // layout.units + 1
+    return True
+
+
+cdef inline void count_valid(Ftl *ftl, const Recovery *recovery) noexcept nogil:
     cdef uint32_t unit
     memset(ftl.valid, 0, <uint64_t>ftl.blocks * 4)
     for unit in range(ftl.units):
-        if ftl.map[unit] < UNIT_LIMIT:
+        if ftl.map[unit] >= UNIT_LIMIT:
+            continue
+        if may_lie_there(ftl, recovery, ftl.map[unit]):
             ftl.valid[ftl.map[unit] // ftl.block_units] += 1
+        else:
+            ftl.map[unit] = <uint32_t>UNIT_LOST
 
 
 cdef inline bint map_is_sane(const Ftl *ftl) noexcept nogil:
-    """Does every entry point into the device, at a block that is not bad?"""
+    """Does every entry of the checkpoint point into the device? Before anything is replayed over it."""
     cdef uint32_t unit
     for unit in range(ftl.units):
         if ftl.map[unit] < UNIT_LIMIT and ftl.map[unit] // ftl.block_units >= ftl.blocks:
@@ -586,6 +616,7 @@ cdef inline void settle_block(Ftl *ftl, Recovery *recovery, uint32_t block) noex
         ftl.flags[block] |= FLAG_META
     elif ftl.valid[block] or ftl.flags[block] & FLAG_RETIRE:
         ftl.use[block] = BLOCK_CLOSED
+        ftl.flags[block] &= ~<uint8_t>FLAG_BLANK
         if ftl.written[block] == 0:
             ftl.written[block] = layout_of(ftl, block).frames
     else:
@@ -613,6 +644,7 @@ cdef inline int resume_stream(Ftl *ftl, Stream *stream, uint32_t block) noexcept
     for i in range(RECENT_FRAMES):
         stream.recent[i] = ftl.sequence  # the END among them is exposed until its pair is programmed
     ftl.use[block] = BLOCK_OPEN
+    ftl.flags[block] &= ~<uint8_t>FLAG_BLANK
     if stream.frame == layout_of(ftl, block).frames:
         return 0
     if skip_frame(ftl, block, stream.frame):
@@ -637,6 +669,17 @@ cdef inline int reopen_streams(Ftl *ftl, Recovery *recovery) noexcept nogil:
     return 0
 
 
+cdef inline bint suits_stream(Ftl *ftl, const Recovery *recovery, int stream, uint32_t block) noexcept nogil:
+    """May a stream go on in this block? Not in one of another mode or use, nor in another stream's."""
+    cdef int i
+    for i in range(stream):
+        if recovery.end.stream_block[i] == block:
+            return False
+    if recovery.needed[block] and stream != STREAM_META:
+        return False
+    return (ftl.flags[block] & FLAG_SLC != 0) == (mode_of(ftl, stream) != 0)
+
+
 cdef inline bint ended_clean(Ftl *ftl, const Recovery *recovery) noexcept nogil:
     """Is the END of a clean stop the newest frame of all, and are the open blocks as it left them?"""
     cdef uint32_t expected
@@ -649,7 +692,7 @@ cdef inline bint ended_clean(Ftl *ftl, const Recovery *recovery) noexcept nogil:
         if block == NO_BLOCK:
             continue
         expected = recovery.end_frame + 1 if block == recovery.end_block else recovery.end.stream_frame[i]
-        if block >= ftl.blocks or ftl.written[block] != expected:
+        if block >= ftl.blocks or ftl.written[block] != expected or not suits_stream(ftl, recovery, i, block):
             return False
     return True
 
@@ -728,14 +771,12 @@ cdef inline void adopt_end(Ftl *ftl, const Recovery *recovery) noexcept nogil:
 
 cdef inline int put_together(Ftl *ftl, Recovery *recovery) noexcept nogil:
     cdef uint32_t block
-    if not map_is_sane(ftl):
-        return FOUND_NONSENSE
-    count_valid(ftl)
     recovery.needed[recovery.end_block] |= recovery.start != NO_CHECKPOINT
     ftl.checkpoint.certain_start = recovery.start
     if not end_is_sure(recovery):
         ftl.checkpoint.certain_start = recovery.end.certain_start
         need_certain(ftl, recovery)
+    count_valid(ftl, recovery)
     for block in range(ftl.blocks):
         settle_block(ftl, recovery, block)
     adopt_end(ftl, recovery)
@@ -793,6 +834,8 @@ cdef inline int recover(Ftl *ftl, Recovery *recovery, bint may_write) noexcept n
     choose_checkpoint(ftl, recovery)
     if ftl.lost_power:
         return -EIO
+    if not map_is_sane(ftl):
+        return FOUND_NONSENSE
     result = scan_blocks(ftl, recovery)
     if result:
         return result

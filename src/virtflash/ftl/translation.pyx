@@ -156,7 +156,7 @@ cdef class Translation:
             raise TypeError("use Translation.format or Translation.mount")
 
     @classmethod
-    def format(cls, EmulatedFlash device, uint32_t units, *, unit_bytes=4096, reserve_blocks, **settings):
+    def format(cls, EmulatedFlash device, uint64_t units, *, unit_bytes=4096, reserve_blocks, **settings):
         cdef Translation self = Translation.__new__(Translation)
         cdef uint32_t block
         cdef uint32_t bad = 0
@@ -174,7 +174,7 @@ cdef class Translation:
 
     @classmethod
     def mount(
-        cls, EmulatedFlash device, uint32_t units, *, unit_bytes=4096, read_only=False, reserve_blocks=0, **settings
+        cls, EmulatedFlash device, uint64_t units, *, unit_bytes=4096, read_only=False, reserve_blocks=0, **settings
     ):
         cdef Translation self = Translation.__new__(Translation)
         cdef Recovery recovery
@@ -230,14 +230,17 @@ cdef class Translation:
         if self.ftl.settings.host_sync:
             self.sync()
 
-    def _prepare(self, EmulatedFlash device, uint32_t units, uint32_t unit_bytes, dict settings):
+    def _prepare(self, EmulatedFlash device, uint64_t units, uint32_t unit_bytes, dict settings):
         cdef Ftl *ftl = &self.ftl
         cdef int i
         self.device = device
         ftl.chip = &device.chip
-        ftl.unit_bytes, ftl.units = unit_bytes, units
+        ftl.unit_bytes = unit_bytes
         ftl.blocks = device.chip.geometry.blocks
         self._lay_out()
+        if not 0 < units <= <uint64_t>ftl.blocks * ftl.block_units:
+            raise TranslationError(f"{units} units on a flash that holds {ftl.blocks} x {ftl.block_units}")
+        ftl.units = <uint32_t>units
         self._set(**settings)
         self._take_memory()
         for i in range(STREAM_COUNT):
@@ -262,10 +265,20 @@ cdef class Translation:
             raise TranslationError(f"{room} bytes of spare in a page: the frame's record needs {needed}")
         if layout.units > FRAME_UNITS_MAX or layout.frames < 2 or layout.frames > 65535:
             raise TranslationError("no frames can be laid in such a geometry")
+        self._check_slc_mode()
         if <uint64_t>ftl.blocks * ftl.block_units >= UNIT_LIMIT:
             raise TranslationError("the flash has more mapping units than can be numbered")
         if geometry.pair_distance:
             self._find_partners()
+
+    def _check_slc_mode(self):
+        """What holds a frame of the normal mode, holds one of SLC mode."""
+        cdef const FrameLayout *normal = &self.ftl.layouts[0]
+        cdef const FrameLayout *slc = &self.ftl.layouts[1]
+        if slc.frames == 0:  # there is none, or none that is of use
+            return
+        if slc.page_bytes % self.ftl.unit_bytes or slc.units > normal.units or not 2 <= slc.frames <= 65535:
+            raise TranslationError("no frames can be laid in the SLC mode of such a geometry")
 
     @staticmethod
     def _check_sizes(page_bytes, unit_bytes):
