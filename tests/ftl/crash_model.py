@@ -246,8 +246,7 @@ class Run:
     def _secure(self, first: int, count: int) -> None:
         for unit in range(first, first + count):
             self.model.change(unit, 0)
-        if not self._purged(lambda: self.layer.secure_trim(first, count)):
-            return
+        self.layer.secure_trim(first, count)
         for unit in range(first, first + count):
             self.model.may_be[unit] = [0]
 
@@ -271,17 +270,7 @@ class Run:
         self.layer.checkpoint()
 
     def _sanitize(self) -> None:
-        self._purged(self.layer.sanitize)
-
-    def _purged(self, purge: Callable[[], None]) -> bool:
-        """False: a block that went bad keeps what could not be erased any more, and the layer says so."""
-        try:
-            purge()
-        except OSError:
-            if self.flash.lost_power or not self.layer.space["bad"]:
-                raise
-            return False
-        return True
+        self.layer.sanitize()
 
     def _remount(self, clean: bool) -> None:
         if clean:

@@ -11,6 +11,7 @@ from power_cuts import (
     cut_recovery_everywhere,
     long_life,
     operations_of,
+    run_until_cut,
 )
 
 AGED = [pytest.param(False, id="new"), pytest.param(True, id="collecting")]
@@ -78,6 +79,20 @@ def test_a_recovery_that_passed_unseen_does_not_come_back() -> None:
     for reading in range(10):
         life = Life("two pages a unit", 1002, 30 + reading)  # another course of chance for each
         none_violated(cut_once_again(life, (3, 2), (3, 2)), 2)
+
+
+@EACH_PART
+@pytest.mark.parametrize("how", [1, 3, 4, 6])
+def test_when_too_many_recoveries_are_cut_it_becomes_read_only(part: str, how: int) -> None:
+    """Each costs a block. When none is left for another, what was accepted can still be read, at every mount."""
+    for operation in range(1, 14):
+        life = Life(part, 3, 30, aged=True)
+        run = life.begin()
+        run.mortal = True
+        run.flash.arm_cut(5, how)
+        assert run_until_cut(run, life.steps())
+        run.recover(lambda: run.flash.arm_cut(operation, how), at_most=40)  # noqa: B023 - called at once
+        run.settle_twice()
 
 
 def test_a_violation_is_seen() -> None:

@@ -148,6 +148,11 @@ cdef inline void clear_frame_buffer(Ftl *ftl) noexcept nogil:
     memset(ftl.frame_buffer, 0xff, meta_layout(ftl).units * ftl.unit_bytes)
 
 
+cdef inline bint is_at_once(const Ftl *ftl) noexcept nogil:
+    """All slices are there: did nothing come between them?"""
+    return ftl.sequence + 1 == ftl.checkpoint.start + ftl.checkpoint.slices
+
+
 cdef inline int write_slice(Ftl *ftl) noexcept nogil:
     cdef uint32_t slice_ = ftl.checkpoint.next
     cdef uint32_t of_map = map_slices(ftl)
@@ -164,6 +169,7 @@ cdef inline int write_slice(Ftl *ftl) noexcept nogil:
         if ftl.checkpoint.next == ftl.checkpoint.slices:
             ftl.checkpoint.state = CHECKPOINT_READY
             ftl.checkpoint.ready = ftl.sequence
+            ftl.checkpoint.told = ftl.sequence if is_at_once(ftl) else 0
     return result
 
 
@@ -215,8 +221,11 @@ cdef inline int write_end(Ftl *ftl, bint clean) noexcept nogil:
 
 cdef inline int finish_checkpoint(Ftl *ftl, bint clean) noexcept nogil:
     """Everything that the slices name is made safe, then END is written. 0x10001 (FTL_SYNC): after a sync."""
+    cdef bint tells_all = ftl.sequence == ftl.checkpoint.told
     if pad_exposed(ftl) != FLASH_OK:
         return -EIO
+    if tells_all:
+        ftl.checkpoint.told = ftl.sequence  # padding changes nothing
     if not end_may_follow(ftl):
         return 0x10001
     return write_end(ftl, clean)
@@ -253,10 +262,17 @@ cdef inline int checkpoint_ahead(Ftl *ftl) noexcept nogil:
     return checkpoint_step(ftl)
 
 
+cdef inline bint is_outdated(const Ftl *ftl) noexcept nogil:
+    """Was anything but padding appended since the checkpoint under way began? Then a clean stop takes another."""
+    return ftl.checkpoint.state == CHECKPOINT_SLICES or (
+        ftl.checkpoint.state == CHECKPOINT_READY and ftl.checkpoint.told != ftl.sequence
+    )
+
+
 cdef inline int checkpoint_now(Ftl *ftl, bint clean) noexcept nogil:
     """A whole checkpoint, here and now. 0, or why not; FTL_SYNC: call again after a sync."""
     cdef int result = 0
-    if ftl.checkpoint.state == CHECKPOINT_IDLE or (clean and ftl.checkpoint.state == CHECKPOINT_SLICES):
+    if ftl.checkpoint.state == CHECKPOINT_IDLE or (clean and is_outdated(ftl)):
         begin_checkpoint(ftl)
     while ftl.checkpoint.state == CHECKPOINT_SLICES and not result:
         result = write_slice(ftl)

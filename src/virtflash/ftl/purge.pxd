@@ -1,15 +1,16 @@
 """Secure erase and sanitise: no copy of the data is left anywhere in the medium, stale ones included.
 
 Which blocks hold a copy is found by their frames' records. Each of those is emptied of what is still valid and erased
-at once. A block that has been retired cannot be erased any more: if it holds such data, the answer is an error.
+at once. A block that has been retired cannot be erased any more: where the chip cannot wipe it either, all other copies
+go, and the answer is an error.
 
-A caller keeps `step`: the phase in its upper half, a block in its lower.
+A caller keeps `step`: the phase in its upper half, a block in its lower; the highest bit: a copy is left.
 """
 
 from libc.errno cimport EIO
 from libc.stdint cimport uint32_t, uint64_t
 
-from virtflash.flash.chip cimport FLASH_OK, FLASH_PHYSICAL, FLASH_PURGE
+from virtflash.flash.chip cimport FLASH_OK, FLASH_PHYSICAL, FLASH_PURGE, FLASH_UNCORRECTABLE
 from virtflash.ftl.allocation cimport close_stream, erase_block, retire
 from virtflash.ftl.collection cimport end_move, move_frame, start_move
 from virtflash.ftl.frame cimport FRAME_DATA, FrameLayout, FrameRecord, kind_of, layout_of, read_record, simple_operation
@@ -33,6 +34,8 @@ cdef enum:
     PURGE_WIPE
     PURGE_MORE = 0x10000  # as FTL_MORE
     PURGE_SYNC = 0x10001  # as FTL_SYNC
+    PURGE_LEFT = 0x10002  # this block is bad, and holds a copy
+    PHASE_MASK = 0x7fffffff
     EVERYTHING = 0xffffffff  # as a count: whatever is stale, of any unit
 
 
@@ -47,14 +50,17 @@ cdef inline bint names_any(const FrameRecord *record, uint32_t units, uint32_t f
 
 
 cdef inline bint holds_any(Ftl *ftl, uint32_t block, uint32_t first, uint32_t count) noexcept nogil:
-    """Was any frame of this block written for one of these units? A frame whose record cannot be read may have been."""
+    """Was any frame of this block written for one of these units? A frame whose record cannot be read may have been.
+
+    Of a bad block nobody knows the mode: it may have fewer pages than are asked for.
+    """
     cdef FrameLayout *layout = layout_of(ftl, block)
     cdef FrameRecord record
     cdef uint32_t frame
     cdef int status
     for frame in range(layout.frames):
         status = read_record(ftl, block, frame, &record)
-        if status < 0 or (status == FLASH_OK and names_any(&record, layout.units, first, count)):
+        if status == FLASH_UNCORRECTABLE or (status == FLASH_OK and names_any(&record, layout.units, first, count)):
             return True
     return False
 
@@ -75,11 +81,17 @@ cdef inline void close_if_open(Ftl *ftl, uint32_t block) noexcept nogil:
             close_stream(ftl, &ftl.streams[i])
 
 
+cdef inline int wipe_bad(Ftl *ftl, uint32_t block, uint32_t first, uint32_t count) noexcept nogil:
+    """Emulated chips can wipe what no erase reaches any more."""
+    simple_operation(ftl, FLASH_PURGE, block, 0, NULL)
+    return PURGE_LEFT if holds_any(ftl, block, first, count) else 0
+
+
 cdef inline int mark_block(Ftl *ftl, uint32_t block, uint32_t first, uint32_t count) noexcept nogil:
     if not is_tainted(ftl, block, first, count):
         return -EIO if ftl.lost_power else 0
     if ftl.use[block] == BLOCK_BAD:
-        return -EIO
+        return wipe_bad(ftl, block, first, count)
     close_if_open(ftl, block)
     ftl.flags[block] |= FLAG_TAINTED
     return 0
@@ -126,7 +138,8 @@ cdef inline int purge_block(Ftl *ftl, uint32_t phase, uint32_t block, uint32_t f
 
 cdef inline int purge(Ftl *ftl, uint32_t first, uint32_t count, uint64_t *step) noexcept nogil:
     """Units `first` to `first + count` are unmapped already. One part of the work; 0 when it is done."""
-    cdef uint32_t phase = <uint32_t>(step[0] >> 32)
+    cdef uint64_t left = step[0] >> 63
+    cdef uint32_t phase = <uint32_t>(step[0] >> 32) & PHASE_MASK
     cdef uint32_t block = <uint32_t>step[0]
     cdef int result
     if phase == PURGE_WIPE:
@@ -134,13 +147,15 @@ cdef inline int purge(Ftl *ftl, uint32_t first, uint32_t count, uint64_t *step) 
         if result:
             return result
         ftl.counters.purges += 1
-        return 0 if simple_operation(ftl, FLASH_PURGE, 0, 0, NULL) == FLASH_OK else -EIO
+        return 0 if simple_operation(ftl, FLASH_PURGE, 0, 0, NULL) == FLASH_OK and not left else -EIO
     result = purge_block(ftl, phase, block, first, count)
-    if result:
+    if result == PURGE_LEFT:
+        left = 1
+    elif result:
         return result
     block += 1
     if block == ftl.blocks:
         phase += 1
         block = 0
-    step[0] = <uint64_t>phase << 32 | block
+    step[0] = left << 63 | <uint64_t>phase << 32 | block
     return PURGE_MORE

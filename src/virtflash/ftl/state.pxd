@@ -101,6 +101,7 @@ cdef struct Checkpoint:
     uint32_t next  # slice
     uint32_t slices  # in all: map, then block table
     uint64_t ready  # sequence number when the last slice was written: no slice names anything later
+    uint64_t told  # sequence number up to which it tells all; 0: some slices are older than others
     uint32_t first_open[STREAM_COUNT]  # blocks that were open when it began
     uint64_t complete_start  # of the last one that is complete
     uint64_t certain_start  # of the last one that is so for every later mount, too

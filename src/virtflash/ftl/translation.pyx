@@ -201,6 +201,9 @@ cdef class Translation:
                 self.sync()
                 with nogil:
                     result = make_durable(&self.ftl, &recovery)
+            if result == -EROFS:
+                self.ftl.read_only = self.ftl.exhausted = True  # what was accepted can still be read
+                result = 0
         finally:
             free(recovery.first)
             free(recovery.meta)
