@@ -74,6 +74,33 @@ def test_old_metadata_is_let_go_although_the_newest_checkpoint_may_have_been_in_
     none_violated(cut_once(Life("two pages a unit", 1, 13, aged=True), 31, 1), 1)
 
 
+def test_an_end_that_is_damaged_by_what_was_in_flight_is_not_relied_on() -> None:
+    """It reads by turns: old metadata had been let go when it read, and was missed when it did not."""
+    none_violated(cut_once(Life("paired pages", 20003, 15, aged=True), 41, 9), 1)
+
+
+@pytest.mark.parametrize("part", ["NOR", "two pages a unit"])
+@pytest.mark.parametrize("how", range(5))
+def test_a_block_that_was_blank_at_a_stop_may_not_be_at_the_mount_after_the_next(part: str, how: int) -> None:
+    """A frame that is cut before its last page leaves no trace, so that the stop before seems to be the last event."""
+    for checkpoints in range(4, 12):
+        run = Run.begin(PARTS[part])
+        for unit in [*range(16), *range(16)]:
+            run.take(("write", (unit,), False))
+        run.take(("sanitize",))
+        for _ in range(checkpoints):
+            run.take(("checkpoint",))
+        run.take(("remount", True))
+        run.flash.arm_cut(1, how)
+        assert run_until_cut(run, [("trim", 5, 2), ("flush",)])
+        run.recover()
+        run.settle()
+        for step in (("trim", 7, 2), ("flush",), ("write", (3,), False), ("write", (5,), False), ("flush",)):
+            run.take(step)
+        run.recover()
+        run.settle()
+
+
 def test_a_recovery_that_passed_unseen_does_not_come_back() -> None:
     """All of it was one frame, which could not be read at one mount, and at the next it could."""
     for reading in range(10):

@@ -570,6 +570,14 @@ cdef inline bint map_is_sane(const Ftl *ftl) noexcept nogil:
     return True
 
 
+cdef inline bint end_is_endangered(Ftl *ftl, const Recovery *recovery) noexcept nogil:
+    """May what was in flight have destroyed the END that was taken, so that it reads only by turns?"""
+    cdef Found end
+    memset(&end, 0, sizeof(Found))
+    end.block, end.frame = recovery.end_block, recovery.end_frame
+    return is_endangered(ftl, recovery, &end)
+
+
 cdef inline bint end_is_sure(const Recovery *recovery) noexcept nogil:
     """Was the END that was taken complete, rather than in flight when the power went? Then another frame followed it,
     or the gap that a recovery leaves did not."""
@@ -627,18 +635,20 @@ cdef inline void settle_block(Ftl *ftl, Recovery *recovery, uint32_t block) noex
 
 
 cdef inline int skip_frame(Ftl *ftl, uint32_t block, uint32_t frame) noexcept nogil:
-    """Pad one frame, whatever comes of it: it may look erased, and have been cut when it had barely begun."""
+    """Pad one frame, which may look erased, and have been cut when it had barely begun. As `program_frame`."""
     cdef FrameRecord record
     cdef char *nothing[FRAME_UNITS_MAX]
     memset(nothing, 0, sizeof(nothing))
     memset(&record, 0xff, sizeof(record))
     record.header.kind = FRAME_PAD
     record.header.words = RECORD_WORDS_MIN
-    return -EIO if program_frame(ftl, block, frame, &record, nothing) == FLASH_POWER_LOST else 0
+    return program_frame(ftl, block, frame, &record, nothing)
 
 
-cdef inline int resume_stream(Ftl *ftl, Stream *stream, uint32_t block) noexcept nogil:
+cdef inline int resume_stream(Ftl *ftl, Stream *stream, uint32_t block, bint *marked) noexcept nogil:
+    """0 or -EIO. `marked`: becomes True when there is a frame now by which the next mount sees that this one was."""
     cdef uint32_t i
+    cdef int status
     stream.block = block
     stream.frame = ftl.written[block]
     for i in range(RECENT_FRAMES):
@@ -647,15 +657,26 @@ cdef inline int resume_stream(Ftl *ftl, Stream *stream, uint32_t block) noexcept
     ftl.flags[block] &= ~<uint8_t>FLAG_BLANK
     if stream.frame == layout_of(ftl, block).frames:
         return 0
-    if skip_frame(ftl, block, stream.frame):
+    status = skip_frame(ftl, block, stream.frame)
+    if status == FLASH_POWER_LOST:
         return -EIO
+    if status == FLASH_OK:
+        marked[0] = True
     note_programmed(ftl, stream)
     ftl.counters.padding_units += layout_of(ftl, block).units
     return 0
 
 
+cdef inline void forget_blanks(Ftl *ftl) noexcept nogil:
+    """Were one of them programmed, and that cut, the next mount would take the stop before this one for its own."""
+    cdef uint32_t block
+    for block in range(ftl.blocks):
+        ftl.flags[block] &= ~<uint8_t>FLAG_BLANK
+
+
 cdef inline int reopen_streams(Ftl *ftl, Recovery *recovery) noexcept nogil:
     """After a clean end the open blocks go on behind where they were."""
+    cdef bint marked = False
     cdef uint32_t block
     cdef int i
     for i in range(STREAM_COUNT):
@@ -664,8 +685,10 @@ cdef inline int reopen_streams(Ftl *ftl, Recovery *recovery) noexcept nogil:
             continue
         if ftl.use[block] == BLOCK_FREE:
             ftl.free_blocks -= 1
-        if resume_stream(ftl, &ftl.streams[i], block):
+        if resume_stream(ftl, &ftl.streams[i], block, &marked):
             return -EIO
+    if not marked:
+        forget_blanks(ftl)
     return 0
 
 
@@ -773,7 +796,7 @@ cdef inline int put_together(Ftl *ftl, Recovery *recovery) noexcept nogil:
     cdef uint32_t block
     recovery.needed[recovery.end_block] |= recovery.start != NO_CHECKPOINT
     ftl.checkpoint.certain_start = recovery.start
-    if not end_is_sure(recovery):
+    if not end_is_sure(recovery) or (not recovery.clean and end_is_endangered(ftl, recovery)):
         ftl.checkpoint.certain_start = recovery.end.certain_start
         need_certain(ftl, recovery)
     count_valid(ftl, recovery)
