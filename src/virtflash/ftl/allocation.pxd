@@ -40,6 +40,7 @@ from virtflash.ftl.state cimport (
 cdef enum:
     RESERVED_BLOCKS = 8  # free ones that collection, trims, a checkpoint, and recoveries that are cut, may need before
     # anything is freed again
+    ERASABLE_LEAST = 3  # of the free ones; with fewer that are safe to erase, something is done about it
     ALLOCATE_SYNC = 0x10001  # as FTL_SYNC
 
 
@@ -165,6 +166,10 @@ cdef inline void close_stream(Ftl *ftl, Stream *stream) noexcept nogil:
     ftl.use[block] = BLOCK_CLOSED
     if ftl.valid[block] == 0 and not ftl.flags[block] & FLAG_META:
         release_block(ftl, block)
+
+
+cdef inline bint is_at_end(Ftl *ftl, const Stream *stream) noexcept nogil:
+    return stream.block == NO_BLOCK or stream.frame == layout_of(ftl, stream.block).frames
 
 
 cdef inline int need_block(Ftl *ftl, uint32_t which) noexcept nogil:

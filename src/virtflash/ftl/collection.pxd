@@ -8,7 +8,7 @@ from libc.errno cimport EIO, EROFS
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from virtflash.flash.chip cimport FLASH_OK, FLASH_POWER_LOST
-from virtflash.ftl.allocation cimport RESERVED_BLOCKS, retire
+from virtflash.ftl.allocation cimport ERASABLE_LEAST, RESERVED_BLOCKS, count_erasable, is_at_end, retire
 from virtflash.ftl.append cimport append_units
 from virtflash.ftl.frame cimport FRAME_DATA, FrameLayout, FrameRecord, kind_of, layout_of, read_record, read_slot
 from virtflash.ftl.refresh cimport block_to_refresh
@@ -32,7 +32,7 @@ from virtflash.ftl.state cimport (
     Advised,
     Ftl,
 )
-from virtflash.ftl.trim_log cimport lose_unit
+from virtflash.ftl.trim_log cimport lose_unit, program_trims
 from virtflash.ftl.wear_levelling cimport block_to_level
 
 cdef enum:
@@ -221,12 +221,22 @@ cdef inline uint32_t move_stream(const Ftl *ftl) noexcept nogil:
     return STREAM_COLD if ftl.settings.separate else <uint32_t>STREAM_HOST
 
 
+cdef inline int keep_erasable(Ftl *ftl) noexcept nogil:
+    """Trims that wait let nothing be erased that died after them: before a move takes one of the last blocks that can
+    be, the flash is told of them, which may take a block too."""
+    if ftl.trims.count == 0 or not is_at_end(ftl, &ftl.streams[move_stream(ftl)]):
+        return 0
+    return program_trims(ftl) if count_erasable(ftl) < ERASABLE_LEAST else 0
+
+
 cdef inline int move_frame(Ftl *ftl) noexcept nogil:
     """Move up to one frame of the block that is being emptied. 0, or why not."""
     cdef uint32_t units[FRAME_UNITS_MAX]
     cdef char *data[FRAME_UNITS_MAX]
     cdef uint32_t count
-    cdef int result = gather(ftl, ftl.layouts[0].units, units, data, &count)
+    cdef int result = keep_erasable(ftl)
+    if result == 0:
+        result = gather(ftl, ftl.layouts[0].units, units, data, &count)
     if result or count == 0:
         if not result:
             end_move(ftl)

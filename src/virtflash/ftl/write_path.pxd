@@ -3,11 +3,10 @@
 from libc.errno cimport EIO, EROFS
 from libc.stdint cimport uint32_t
 
-from virtflash.ftl.allocation cimport RESERVED_BLOCKS, count_erasable
+from virtflash.ftl.allocation cimport ERASABLE_LEAST, RESERVED_BLOCKS, count_erasable, is_at_end
 from virtflash.ftl.append cimport append_units
 from virtflash.ftl.checkpoint cimport checkpoint_ahead, checkpoint_now, meta_blocks, meta_limit
 from virtflash.ftl.collection cimport choose_care, collect_ahead, collect_now, retire_dead, slc_data_blocks, slc_limit
-from virtflash.ftl.frame cimport layout_of
 from virtflash.ftl.state cimport (
     MOVE_NONE,
     NO_BLOCK,
@@ -22,11 +21,6 @@ from virtflash.ftl.trim_log cimport program_trims
 
 cdef enum:
     WRITE_SYNC = 0x10001  # as FTL_SYNC
-    ERASABLE_LEAST = 3
-
-
-cdef inline bint is_at_end(Ftl *ftl, const Stream *stream) noexcept nogil:
-    return stream.block == NO_BLOCK or stream.frame == layout_of(ftl, stream.block).frames
 
 
 cdef inline int ensure_erasable(Ftl *ftl) noexcept nogil:
