@@ -9,11 +9,12 @@ A caller keeps `step`: the phase in its upper half, a block in its lower; the hi
 
 from libc.errno cimport EIO
 from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
 
-from virtflash.flash.chip cimport FLASH_OK, FLASH_PHYSICAL, FLASH_PURGE, FLASH_UNCORRECTABLE
+from virtflash.flash.chip cimport FLASH_OK, FLASH_PHYSICAL, FLASH_PURGE, FLASH_UNCORRECTABLE, FlashOperation
 from virtflash.ftl.allocation cimport close_stream, erase_block, retire
 from virtflash.ftl.collection cimport end_move, move_frame, start_move
-from virtflash.ftl.frame cimport FRAME_DATA, FrameLayout, FrameRecord, kind_of, layout_of, read_record, simple_operation
+from virtflash.ftl.frame cimport FRAME_DATA, FrameLayout, FrameRecord, kind_of, layout_of, perform, read_record
 from virtflash.ftl.safety cimport pad_exposed, safe_sequence
 from virtflash.ftl.state cimport (
     BLOCK_BAD,
@@ -32,6 +33,7 @@ cdef enum:
     PURGE_MARK
     PURGE_EMPTY
     PURGE_WIPE
+    PURGE_DONE
     PURGE_MORE = 0x10000  # as FTL_MORE
     PURGE_SYNC = 0x10001  # as FTL_SYNC
     PURGE_LEFT = 0x10002  # this block is bad, and holds a copy
@@ -81,9 +83,17 @@ cdef inline void close_if_open(Ftl *ftl, uint32_t block) noexcept nogil:
             close_stream(ftl, &ftl.streams[i])
 
 
+cdef inline int purge_medium(Ftl *ftl, uint32_t block) noexcept nogil:
+    """Where erased cells still hold something in the medium, one block's. One by one: a chip has many."""
+    cdef FlashOperation operation
+    memset(&operation, 0, sizeof(operation))
+    operation.kind, operation.block, operation.length = FLASH_PURGE, block, 1
+    return 0 if perform(ftl, &operation) == FLASH_OK else -EIO
+
+
 cdef inline int wipe_bad(Ftl *ftl, uint32_t block, uint32_t first, uint32_t count) noexcept nogil:
     """Emulated chips can wipe what no erase reaches any more."""
-    simple_operation(ftl, FLASH_PURGE, block, 0, NULL)
+    purge_medium(ftl, block)
     return PURGE_LEFT if holds_any(ftl, block, first, count) else 0
 
 
@@ -133,6 +143,8 @@ cdef inline int empty_block(Ftl *ftl, uint32_t block) noexcept nogil:
 cdef inline int purge_block(Ftl *ftl, uint32_t phase, uint32_t block, uint32_t first, uint32_t count) noexcept nogil:
     if phase == PURGE_MARK:
         return mark_block(ftl, block, first, count)
+    if phase == PURGE_WIPE:
+        return purge_medium(ftl, block)
     return empty_block(ftl, block) if ftl.flags[block] & FLAG_TAINTED else 0
 
 
@@ -142,12 +154,13 @@ cdef inline int purge(Ftl *ftl, uint32_t first, uint32_t count, uint64_t *step) 
     cdef uint32_t phase = <uint32_t>(step[0] >> 32) & PHASE_MASK
     cdef uint32_t block = <uint32_t>step[0]
     cdef int result
-    if phase == PURGE_WIPE:
+    if phase == PURGE_DONE:
+        ftl.counters.purges += 1
+        return -EIO if left else 0
+    if phase == PURGE_WIPE and block == 0:
         result = program_trims(ftl)
         if result:
             return result
-        ftl.counters.purges += 1
-        return 0 if simple_operation(ftl, FLASH_PURGE, 0, 0, NULL) == FLASH_OK and not left else -EIO
     result = purge_block(ftl, phase, block, first, count)
     if result == PURGE_LEFT:
         left = 1
