@@ -410,6 +410,42 @@ def leave_free(place: Path, size: int) -> None:
             os.posix_fallocate(file.fileno(), 0, free - size)
 
 
+LOOK = """
+import os, sys
+from pathlib import Path
+from virtflash.flash.emulated import OK, ERASED, EmulatedFlash
+
+with EmulatedFlash.create(sys.argv[1], sys.argv[2], blocks=int(sys.argv[3]), capacity_bytes=1 << 20, seed=1) as flash:
+    chip = flash.superblock
+    size = chip.record_pages * chip.record_bytes
+    starts = {block: chip.page_records_offset + block * size for block in range(chip.blocks)}
+    blocks = [block for block, at in starts.items() if at // 65536 < (at + size - 1) // 65536][:16:2]
+    assert blocks  # whose records lie on both sides of what room is asked for at once
+    assert {flash.program(block, 0, bytes(chip.page_bytes)) for block in blocks} == {OK}
+    with open(Path(sys.argv[1]).parent / "full", "wb", buffering=0) as file:
+        try:
+            while file.write(bytes(512)):
+                pass
+        except OSError:
+            pass
+    for block in blocks:
+        assert {flash.read(block, page)[0] for page in range(1, chip.pages_per_block)} == {ERASED}
+        assert flash.erase(block) == OK
+    flash.give_back()
+    assert {flash.erase(block, physical=True) for block in range(chip.blocks)} == {OK}
+    assert flash.purge() == OK
+"""
+
+
+@pytest.mark.parametrize("small_disk", ["tmpfs"], indirect=True)
+@pytest.mark.parametrize(("profile", "blocks"), [("automotive-tlc-emmc", 64), ("qspi-nor-64m", 1024)])
+def test_on_a_full_disk_it_looks_at_no_hole(small_disk: Path, profile: str, blocks: int) -> None:
+    """Who reads a hole of a full tmpfs gets a SIGBUS: records of pages that were never programmed may be such holes."""
+    command = [sys.executable, "-c", LOOK, small_disk / "chip", profile, str(blocks)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, (run.returncode, run.stderr)
+
+
 def test_no_room_for_a_new_image(small_disk: Path) -> None:
     leave_free(small_disk, 8 << 20)
     with pytest.raises(ImageError, match="no room for it"):

@@ -12,7 +12,7 @@ from libc.string cimport memset
 from virtflash.engine.system cimport FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate, monotonic_ns, pwrite
 from virtflash.flash.device cimport Device, block_pages, is_hollow, page_bytes, page_data, page_record
 from virtflash.flash.image cimport BLOCK_BAD, BLOCK_NOT_WIPED, BlockRecord, PageRecord
-from virtflash.flash.page_record cimport is_programmed
+from virtflash.flash.page_record cimport is_programmed, is_stale
 
 cdef extern from *:
     """
@@ -93,18 +93,18 @@ cdef inline bint reserve(Device *device, const void *start, uint64_t size) noexc
     return True
 
 
+cdef inline bint reserve_records(Device *device, uint32_t block) noexcept nogil:
+    """The records of all the block's pages."""
+    return reserve(device, page_record(device, block, 0), <uint64_t>device.record_pages * device.record_bytes)
+
+
 cdef inline bint reserve_page(Device *device, uint32_t block, uint32_t page) noexcept nogil:
-    """A page's data and its record."""
-    if not reserve(device, page_record(device, block, page), device.record_bytes):
+    """A page's data, and the records of its block: those of pages that are not programmed are looked at, too."""
+    if not reserve_records(device, block):
         return False
     if is_hollow(device, &device.blocks[block]):
         return True
     return reserve(device, page_data(device, block, page), page_bytes(device, &device.blocks[block]))
-
-
-cdef inline bint reserve_records(Device *device, uint32_t block) noexcept nogil:
-    """The records of all the block's pages."""
-    return reserve(device, page_record(device, block, 0), <uint64_t>device.record_pages * device.record_bytes)
 
 
 cdef inline void write_zeroes(Device *device, uint64_t offset, uint64_t length) noexcept nogil:
@@ -151,6 +151,8 @@ cdef inline bint is_needed(Device *device, uint32_t number, uint32_t page) noexc
     cdef BlockRecord *block = &device.blocks[number]
     if block.flags & BLOCK_BAD or page >= block_pages(device, block):
         return False
+    if page >= block.next_page and not is_stale(device, block):
+        return False  # nor may there be room for its record
     return is_programmed(block, page_record(device, number, page))
 
 
