@@ -433,6 +433,6 @@ def document_rows(cls: Any) -> list[str]:
 @pytest.mark.parametrize("name", SECTIONS)
 def test_the_documentation_has_every_key(name: str) -> None:
     text = (Path(__file__).parents[2] / "docs" / "flash.md").read_text()
-    rows = text.partition(f"`[{name}]`\n")[2].partition("\n\n`[")[0].splitlines()
-    documented = [row for row in rows if row.startswith("| `")]
+    table = text.partition(f"`[{name}]`\n\n")[2].partition("\n\n")[0]
+    documented = [row for row in table.splitlines() if row.startswith("| `")]
     assert documented == document_rows(SECTIONS[name])
