@@ -101,6 +101,28 @@ def test_a_block_that_was_blank_at_a_stop_may_not_be_at_the_mount_after_the_next
         run.settle()
 
 
+@EACH_PART
+@pytest.mark.parametrize("checkpoints", range(8))
+def test_what_follows_a_mount_is_never_taken_for_the_clean_stop_before_it(part: str, checkpoints: int) -> None:
+    """Not even where all that was programmed since has been erased."""
+    for operation in range(1, 40):
+        run = Run.begin(PARTS[part])
+        run.take(("write", (36, 37), False) if run.part.frame_units > 1 else ("write", (36,), False))
+        run.take(("trim", 36, 2))
+        for _ in range(checkpoints):  # the END comes to lie anywhere in its block
+            run.take(("checkpoint",))
+        run.take(("remount", True))
+        run.flash.arm_cut(operation, 0)
+        run_until_cut(run, [("sanitize",)])
+        run.recover()
+        run.settle()
+        for unit in range(4):
+            run.take(("write", (unit,), False))
+        run.take(("flush",))
+        run.recover()
+        run.settle()
+
+
 def test_a_recovery_that_passed_unseen_does_not_come_back() -> None:
     """All of it was one frame, which could not be read at one mount, and at the next it could."""
     for reading in range(10):

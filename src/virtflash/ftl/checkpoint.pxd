@@ -13,10 +13,10 @@ from libc.errno cimport EIO
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from virtflash.flash.chip cimport FLASH_OK
+from virtflash.flash.chip cimport FLASH_NO_ROOM, FLASH_OK, FLASH_POWER_LOST
 from virtflash.ftl.allocation cimport mode_of, release_block
-from virtflash.ftl.frame cimport FRAME_END, FRAME_MAP, FRAME_TABLE, FrameLayout, FrameRecord
-from virtflash.ftl.safety cimport pad_exposed
+from virtflash.ftl.frame cimport FRAME_END, FRAME_MAP, FRAME_TABLE, FrameLayout, FrameRecord, layout_of
+from virtflash.ftl.safety cimport pad_exposed, pad_frame
 from virtflash.ftl.state cimport (
     BLOCK_CLOSED,
     CHECKPOINT_IDLE,
@@ -24,12 +24,14 @@ from virtflash.ftl.state cimport (
     CHECKPOINT_SLICES,
     FLAG_ASIDE,
     FLAG_META,
+    NO_BLOCK,
     STREAM_COUNT,
     STREAM_META,
     UNIT_TRIMMED,
     UNIT_UNMAPPED,
     Counters,
     Ftl,
+    Stream,
 )
 from virtflash.ftl.trim_log cimport append_metadata, payload_bytes
 
@@ -219,10 +221,20 @@ cdef inline int write_end(Ftl *ftl, bint clean) noexcept nogil:
     return result
 
 
+cdef inline int leave_room(Ftl *ftl) noexcept nogil:
+    """The next mount leaves a mark behind the END of a clean stop, in the same block: it must not be the last there."""
+    cdef Stream *stream = &ftl.streams[STREAM_META]
+    cdef int status
+    if stream.block == NO_BLOCK or stream.frame + 1 != layout_of(ftl, stream.block).frames:
+        return 0
+    status = pad_frame(ftl, stream)
+    return -EIO if status == FLASH_POWER_LOST or status == FLASH_NO_ROOM else 0
+
+
 cdef inline int finish_checkpoint(Ftl *ftl, bint clean) noexcept nogil:
     """Everything that the slices name is made safe, then END is written. 0x10001 (FTL_SYNC): after a sync."""
     cdef bint tells_all = ftl.sequence == ftl.checkpoint.told
-    if pad_exposed(ftl) != FLASH_OK:
+    if pad_exposed(ftl) != FLASH_OK or (clean and leave_room(ftl)):
         return -EIO
     if tells_all:
         ftl.checkpoint.told = ftl.sequence  # padding changes nothing

@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort, realloc
 from libc.string cimport memcpy, memset
 
-from virtflash.flash.chip cimport FLASH_ERASED, FLASH_IS_BAD, FLASH_OK, FLASH_POWER_LOST
+from virtflash.flash.chip cimport FLASH_ERASED, FLASH_IS_BAD, FLASH_NO_ROOM, FLASH_OK, FLASH_POWER_LOST
 from virtflash.flash.crc32c cimport crc32c
 from virtflash.ftl.allocation cimport mode_of
 from virtflash.ftl.append cimport append_units
@@ -34,18 +34,16 @@ from virtflash.ftl.frame cimport (
     FRAME_TABLE,
     FRAME_TRIM,
     KIND_SLC,
-    RECORD_WORDS_MIN,
     FrameLayout,
     FrameRecord,
     kind_of,
     layout_of,
-    program_frame,
     read_record,
     read_slot,
     simple_operation,
 )
 from virtflash.ftl.purge cimport wipe_free
-from virtflash.ftl.safety cimport check_spares, is_erasable, note_programmed, pad_exposed
+from virtflash.ftl.safety cimport check_spares, is_erasable, pad_exposed, pad_frame
 from virtflash.ftl.state cimport (
     BLOCK_BAD,
     BLOCK_CLOSED,
@@ -344,14 +342,16 @@ cdef inline void choose_checkpoint(Ftl *ftl, Recovery *recovery) noexcept nogil:
 # Replay
 
 cdef inline void doubt_entries(Ftl *ftl, const Recovery *recovery) noexcept nogil:
-    """What the checkpoint says lies in a block that was opened since its start: a later record says so too, or names
-    where it went. If that record cannot be read, the unit is lost; it must not read as what lies there now."""
+    """What the checkpoint says lies in a block that was opened since its start, or has gone bad: a later record says so
+    too, or names where it went. If that record cannot be read, the unit is lost; it must not read as what lies there."""
     cdef uint32_t unit
+    cdef uint32_t block
     if recovery.start == NO_CHECKPOINT:
         return
     for unit in range(ftl.units):
+        block = ftl.map[unit] // ftl.block_units
         if ftl.map[unit] < UNIT_LIMIT:
-            if recovery.first[ftl.map[unit] // ftl.block_units] >= recovery.start:
+            if recovery.first[block] >= recovery.start or ftl.use[block] == BLOCK_BAD:
                 ftl.map[unit] = <uint32_t>UNIT_LOST
 
 
@@ -634,69 +634,53 @@ cdef inline void settle_block(Ftl *ftl, Recovery *recovery, uint32_t block) noex
         ftl.hours[block] = <uint32_t>ftl.chip.hours(ftl.chip)
 
 
-cdef inline int skip_frame(Ftl *ftl, uint32_t block, uint32_t frame) noexcept nogil:
-    """Pad one frame, which may look erased, and have been cut when it had barely begun. As `program_frame`."""
-    cdef FrameRecord record
-    cdef char *nothing[FRAME_UNITS_MAX]
-    memset(nothing, 0, sizeof(nothing))
-    memset(&record, 0xff, sizeof(record))
-    record.header.kind = FRAME_PAD
-    record.header.words = RECORD_WORDS_MIN
-    return program_frame(ftl, block, frame, &record, nothing)
+cdef inline uint32_t resumed_block(const Recovery *recovery, int stream) noexcept nogil:
+    """Where a stream goes on after a clean stop. That of metadata behind the END, for which it may have opened a block."""
+    return recovery.end_block if stream == STREAM_META else recovery.end.stream_block[stream]
 
 
-cdef inline int resume_stream(Ftl *ftl, Stream *stream, uint32_t block, bint *marked) noexcept nogil:
-    """0 or -EIO. `marked`: becomes True when there is a frame now by which the next mount sees that this one was."""
+cdef inline void resume_stream(Ftl *ftl, Stream *stream, uint32_t block) noexcept nogil:
     cdef uint32_t i
-    cdef int status
+    ftl.free_blocks -= ftl.use[block] == BLOCK_FREE
+    ftl.use[block] = BLOCK_OPEN
+    ftl.flags[block] &= ~<uint8_t>FLAG_BLANK
     stream.block = block
     stream.frame = ftl.written[block]
     for i in range(RECENT_FRAMES):
         stream.recent[i] = ftl.sequence  # the END among them is exposed until its pair is programmed
-    ftl.use[block] = BLOCK_OPEN
-    ftl.flags[block] &= ~<uint8_t>FLAG_BLANK
-    if stream.frame == layout_of(ftl, block).frames:
-        return 0
-    status = skip_frame(ftl, block, stream.frame)
-    if status == FLASH_POWER_LOST:
-        return -EIO
-    if status == FLASH_OK:
-        marked[0] = True
-    note_programmed(ftl, stream)
-    ftl.counters.padding_units += layout_of(ftl, block).units
-    return 0
 
 
-cdef inline void forget_blanks(Ftl *ftl) noexcept nogil:
-    """Were one of them programmed, and that cut, the next mount would take the stop before this one for its own."""
-    cdef uint32_t block
-    for block in range(ftl.blocks):
-        ftl.flags[block] &= ~<uint8_t>FLAG_BLANK
+cdef inline int leave_mark(Ftl *ftl) noexcept nogil:
+    """Before anything else is programmed or erased: a frame by which the next mount sees that this one was. It stays for
+    as long as the END before it, as metadata does until there is a newer checkpoint. It may lie where another one was
+    cut when it had barely begun."""
+    cdef Stream *stream = &ftl.streams[STREAM_META]
+    cdef int status
+    while stream.frame < layout_of(ftl, stream.block).frames:
+        status = pad_frame(ftl, stream)
+        if status == FLASH_OK:
+            return 0
+        if status == FLASH_POWER_LOST or status == FLASH_NO_ROOM:
+            return -EIO
+    return checkpoint_now(ftl, False)  # nothing could be programmed there
 
 
 cdef inline int reopen_streams(Ftl *ftl, Recovery *recovery) noexcept nogil:
-    """After a clean end the open blocks go on behind where they were."""
-    cdef bint marked = False
+    """After a clean end the open blocks go on where they were. 0, or as `checkpoint_now`."""
     cdef uint32_t block
     cdef int i
     for i in range(STREAM_COUNT):
-        block = recovery.end.stream_block[i]
-        if block >= ftl.blocks or ftl.use[block] == BLOCK_BAD:
-            continue
-        if ftl.use[block] == BLOCK_FREE:
-            ftl.free_blocks -= 1
-        if resume_stream(ftl, &ftl.streams[i], block, &marked):
-            return -EIO
-    if not marked:
-        forget_blanks(ftl)
-    return 0
+        block = resumed_block(recovery, i)
+        if block < ftl.blocks and ftl.use[block] != BLOCK_BAD:
+            resume_stream(ftl, &ftl.streams[i], block)
+    return leave_mark(ftl)
 
 
 cdef inline bint suits_stream(Ftl *ftl, const Recovery *recovery, int stream, uint32_t block) noexcept nogil:
     """May a stream go on in this block? Not in one of another mode or use, nor in another stream's."""
     cdef int i
     for i in range(stream):
-        if recovery.end.stream_block[i] == block:
+        if resumed_block(recovery, i) == block:
             return False
     if recovery.needed[block] and stream != STREAM_META:
         return False
@@ -704,17 +688,19 @@ cdef inline bint suits_stream(Ftl *ftl, const Recovery *recovery, int stream, ui
 
 
 cdef inline bint ended_clean(Ftl *ftl, const Recovery *recovery) noexcept nogil:
-    """Is the END of a clean stop the newest frame of all, and are the open blocks as it left them?"""
+    """Is the END of a clean stop the newest frame of all, with room behind it, and are the open blocks as it left them?"""
     cdef uint32_t expected
     cdef uint32_t block
     cdef int i
     if not recovery.end.clean or recovery.newest != recovery.end_sequence or recovery.torn:
         return False
+    if recovery.end_frame + 1 >= layout_of(ftl, recovery.end_block).frames:
+        return False
     for i in range(STREAM_COUNT):
-        block = recovery.end.stream_block[i]
+        block = resumed_block(recovery, i)
         if block == NO_BLOCK:
             continue
-        expected = recovery.end_frame + 1 if block == recovery.end_block else recovery.end.stream_frame[i]
+        expected = recovery.end_frame + 1 if i == STREAM_META else recovery.end.stream_frame[i]
         if block >= ftl.blocks or ftl.written[block] != expected or not suits_stream(ftl, recovery, i, block):
             return False
     return True

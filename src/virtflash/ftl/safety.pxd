@@ -82,25 +82,34 @@ cdef inline void doom_block(Ftl *ftl, uint32_t block) noexcept nogil:
         check_spares(ftl)
 
 
-cdef inline int pad_stream(Ftl *ftl, Stream *stream) noexcept nogil:
-    """Program padding until no frame of the open block is exposed."""
+cdef inline int pad_frame(Ftl *ftl, Stream *stream) noexcept nogil:
+    """Program padding as the next frame of the open block. As `program_frame`."""
     cdef FrameRecord record
     cdef char *nothing[FRAME_UNITS_MAX]
     cdef int status
     memset(nothing, 0, sizeof(nothing))
+    memset(&record, 0xff, sizeof(record))
+    record.header.kind = FRAME_PAD
+    record.header.words = RECORD_WORDS_MIN
+    record.header.argument = 0
+    status = program_frame(ftl, stream.block, stream.frame, &record, nothing)
+    if status == FLASH_POWER_LOST or status == FLASH_NO_ROOM:
+        return status
+    note_programmed(ftl, stream)
+    stream.recent[(stream.frame - 1) % RECENT_FRAMES] = 0  # it may be lost: else padding would go on to the end
+    ftl.counters.padding_units += layout_of(ftl, stream.block).units
+    if status != FLASH_OK:
+        doom_block(ftl, stream.block)  # the page is used up all the same
+    return status
+
+
+cdef inline int pad_stream(Ftl *ftl, Stream *stream) noexcept nogil:
+    """Program padding until no frame of the open block is exposed."""
+    cdef int status
     while first_exposed(ftl, stream) != NO_BLOCK and stream.frame < layout_of(ftl, stream.block).frames:
-        memset(&record, 0xff, sizeof(record))
-        record.header.kind = FRAME_PAD
-        record.header.words = RECORD_WORDS_MIN
-        record.header.argument = 0
-        status = program_frame(ftl, stream.block, stream.frame, &record, nothing)
+        status = pad_frame(ftl, stream)
         if status == FLASH_POWER_LOST or status == FLASH_NO_ROOM:
             return status
-        note_programmed(ftl, stream)
-        stream.recent[(stream.frame - 1) % RECENT_FRAMES] = 0  # it may be lost: else padding would go on to the end
-        ftl.counters.padding_units += layout_of(ftl, stream.block).units
-        if status != FLASH_OK:
-            doom_block(ftl, stream.block)  # the page is used up all the same
     return FLASH_OK
 
 
