@@ -1,5 +1,8 @@
-"""Any history of a device, drawn by hypothesis, against a dictionary: what a host asks for, what its operator does, what
-breaks, what becomes unreadable, and power that goes at any operation, in a mount too."""
+"""Any history of a device, drawn by hypothesis, against a dictionary.
+
+What a host asks for, what its operator does, what breaks, what becomes unreadable, and power that goes at any
+operation, in a mount too.
+"""
 
 import re
 import struct

@@ -1,7 +1,6 @@
 """Crashes of the host with `host_sync`: mapped pages reach its disk in any order, or not at all."""
 
 import contextlib
-
 import pytest
 from crash_model import PARTS, UNIT_BYTES, Run
 from host_crashes import crashing_life
@@ -46,3 +45,19 @@ def test_nothing_is_erased_before_the_trim_that_freed_it_is_on_the_disk(part: st
             run.take(("secure", 0, units))
         run.crash_host(seed)
         run.settle()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_mark_of_a_mount_that_reached_the_disk_in_part_costs_no_block(part: str) -> None:
+    """The page looks erased, and cannot be programmed: that is no fault of its block."""
+    for seed in range(30):
+        run = Run.begin(PARTS[part].on_a_disk())
+        run.take(("write", (1,), False))
+        run.layer.close()
+        run.flash.arm_cut(2, 0)
+        with contextlib.suppress(OSError):
+            run.part.mount(run.flash)
+        run.crash_host(seed)
+        run.layer.close()
+        run.layer = run.part.mount(run.flash)
+        assert run.layer.space["spare_left"] == run.layer.space["spare"]

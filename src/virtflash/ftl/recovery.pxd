@@ -342,8 +342,8 @@ cdef inline void choose_checkpoint(Ftl *ftl, Recovery *recovery) noexcept nogil:
 # Replay
 
 cdef inline void doubt_entries(Ftl *ftl, const Recovery *recovery) noexcept nogil:
-    """What the checkpoint says lies in a block that was opened since its start, or has gone bad: a later record says so
-    too, or names where it went. If that record cannot be read, the unit is lost; it must not read as what lies there."""
+    """What the checkpoint says lies in a block that was opened since its start, or has gone bad: a later record says
+    so too, or names where it went. If that cannot be read, the unit is lost; it must not read as what lies there."""
     cdef uint32_t unit
     cdef uint32_t block
     if recovery.start == NO_CHECKPOINT:
@@ -635,7 +635,7 @@ cdef inline void settle_block(Ftl *ftl, Recovery *recovery, uint32_t block) noex
 
 
 cdef inline uint32_t resumed_block(const Recovery *recovery, int stream) noexcept nogil:
-    """Where a stream goes on after a clean stop. That of metadata behind the END, for which it may have opened a block."""
+    """Where a stream goes on after a clean stop. That of metadata: behind the END."""
     return recovery.end_block if stream == STREAM_META else recovery.end.stream_block[stream]
 
 
@@ -651,9 +651,9 @@ cdef inline void resume_stream(Ftl *ftl, Stream *stream, uint32_t block) noexcep
 
 
 cdef inline int leave_mark(Ftl *ftl) noexcept nogil:
-    """Before anything else is programmed or erased: a frame by which the next mount sees that this one was. It stays for
-    as long as the END before it, as metadata does until there is a newer checkpoint. It may lie where another one was
-    cut when it had barely begun."""
+    """Before anything else is programmed or erased: a frame by which the next mount sees that this one was. It stays
+    for as long as the END before it, as metadata does until there is a newer checkpoint. One may have been begun there
+    already, and cut when hardly anything was programmed: that the next fails there is no fault of the block."""
     cdef Stream *stream = &ftl.streams[STREAM_META]
     cdef int status
     while stream.frame < layout_of(ftl, stream.block).frames:
@@ -688,7 +688,7 @@ cdef inline bint suits_stream(Ftl *ftl, const Recovery *recovery, int stream, ui
 
 
 cdef inline bint ended_clean(Ftl *ftl, const Recovery *recovery) noexcept nogil:
-    """Is the END of a clean stop the newest frame of all, with room behind it, and are the open blocks as it left them?"""
+    """Is the END of a clean stop the newest frame of all, with room behind it, and is every open block as it was?"""
     cdef uint32_t expected
     cdef uint32_t block
     cdef int i

@@ -83,7 +83,7 @@ cdef inline void doom_block(Ftl *ftl, uint32_t block) noexcept nogil:
 
 
 cdef inline int pad_frame(Ftl *ftl, Stream *stream) noexcept nogil:
-    """Program padding as the next frame of the open block. As `program_frame`."""
+    """Program padding as the next frame of the open block, which is used up even if it fails. As `program_frame`."""
     cdef FrameRecord record
     cdef char *nothing[FRAME_UNITS_MAX]
     cdef int status
@@ -98,8 +98,6 @@ cdef inline int pad_frame(Ftl *ftl, Stream *stream) noexcept nogil:
     note_programmed(ftl, stream)
     stream.recent[(stream.frame - 1) % RECENT_FRAMES] = 0  # it may be lost: else padding would go on to the end
     ftl.counters.padding_units += layout_of(ftl, stream.block).units
-    if status != FLASH_OK:
-        doom_block(ftl, stream.block)  # the page is used up all the same
     return status
 
 
@@ -110,6 +108,9 @@ cdef inline int pad_stream(Ftl *ftl, Stream *stream) noexcept nogil:
         status = pad_frame(ftl, stream)
         if status == FLASH_POWER_LOST or status == FLASH_NO_ROOM:
             return status
+        if status != FLASH_OK:
+            ftl.counters.failed_programs += 1
+            doom_block(ftl, stream.block)
     return FLASH_OK
 
 
