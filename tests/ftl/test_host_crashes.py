@@ -1,6 +1,7 @@
 """Crashes of the host with `host_sync`: mapped pages reach its disk in any order, or not at all."""
 
 import contextlib
+
 import pytest
 from crash_model import PARTS, UNIT_BYTES, Run
 from host_crashes import crashing_life
