@@ -87,7 +87,7 @@ def test_what_is_collected_first(valid, changed, order):
 def test_data_within_its_age_limit_can_be_corrected(profile):
     physics = load_profile(profile).physics()
     share, worst = 0.6, float(numpy.exp(3 * physics["spread"]))
-    for cycles in (0, physics["rated_cycles"] / 2, physics["rated_cycles"]):
+    for cycles in (0, 5, 30, physics["rated_cycles"] / 2, physics["rated_cycles"]):
         hours = float(profile_limits(physics, share=share).of(numpy.array([cycles]))[0])
         rate = raw_bit_error_rate(physics, cycles=cycles, hours=hours, factor=worst)
         bits = physics["raw_codeword_bits"] or 8 * physics["codeword_bytes"]

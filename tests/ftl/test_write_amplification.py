@@ -2,12 +2,15 @@
 
 import math
 
+import numpy
 import pytest
 
 from virtflash.flash.emulated import EmulatedFlash
+from virtflash.ftl.judgement import CLOSED, FLAG_META
 from virtflash.ftl.translation import Translation
 
 UNIT_BYTES = 512
+OPEN = 1  # of a block's use
 BLOCK_UNITS = 256  # and a page holds one unit
 NEVER = 1 << 60
 
@@ -99,3 +102,22 @@ def test_levelling_keeps_the_gap_within_a_tenth_of_what_was_used() -> None:
     assert gap <= 0.1 * mean
     without, mean = wear_after_fifty_device_writes(levelling=False)
     assert without > 0.5 * mean
+
+
+def test_refresh_alone_wears_all_blocks_alike() -> None:
+    """Nothing is written for long, and everything is moved before it fades, which it does sooner where wear is more."""
+    flash = EmulatedFlash.in_memory(page_bytes=UNIT_BYTES, spare_bytes=64, pages_per_block=32, blocks=64, seed=1)
+    layer = Translation.format(flash, 1200, unit_bytes=UNIT_BYTES, reserve_blocks=4)
+    for unit in range(layer.units):
+        layer.write([unit], [bytes(UNIT_BYTES)])
+    for _ in range(2000):
+        flash.advance(86400.0, 55.0)
+        table, generation = layer.snapshot()
+        age = layer.hours - table["hours"]
+        for block in numpy.flatnonzero((table["use"] == CLOSED) & (age > 24 * 100 / (1 + table["erases"] / 30))):
+            layer.advise_refresh(int(block), generation)
+        layer.work()
+    table, _ = layer.snapshot()
+    erases = table["erases"][(table["use"] != OPEN) & (table["flags"] & FLAG_META == 0)]
+    assert erases.mean() > 20
+    assert erases.max() - erases.min() <= 0.5 * erases.mean()

@@ -111,7 +111,7 @@ def worn_out(make_image: Callable[..., Path]) -> tuple[AgeingReport, Found, Path
     image = make_image(cycles=40, slc_cycles=100, reserve_percent=30, slc_share=0.2)
     load = Load("mixed", 1.0, static=0.3, flush_units=3)
     cool = load_temperature("constant:40")
-    settings = Settings(years=100, temperature=cool, until_worn=True, steps_per_year=2190, samples_per_year=12)
+    settings = Settings(years=100, temperature=cool, until_worn=True, steps_per_year=8760, samples_per_year=12)
     with opened_flash(image) as storage:
         workload = GeneratedLoad(load, storage.target.user_sectors // 8, storage.target.unit_bytes, 1)
         ageing = Ageing(str(image), storage, workload, settings, load_name="mixed")

@@ -1,6 +1,7 @@
 """Free blocks: which one is taken next, how it is erased, and what becomes of one that is worn or broken.
 
 Dynamic wear levelling: what changes often goes to the block that was erased least, what stays to the one erased most.
+What is refreshed fades soonest where wear is most: if that is far ahead of the others, it is left to rest.
 A block is erased when it is taken, never earlier: after a power cut nobody could tell whether an erase had completed.
 """
 
@@ -29,6 +30,7 @@ from virtflash.ftl.state cimport (
     FLAG_RETIRE,
     FLAG_SLC,
     FLAG_TAINTED,
+    MOVE_REFRESH,
     NO_BLOCK,
     STREAM_COLD,
     STREAM_META,
@@ -36,6 +38,7 @@ from virtflash.ftl.state cimport (
     Ftl,
     Stream,
 )
+from virtflash.ftl.wear_levelling cimport is_overworn
 
 cdef enum:
     RESERVED_BLOCKS = 8  # free ones that collection, trims, a checkpoint, and recoveries that are cut, may need before
@@ -139,13 +142,22 @@ cdef inline void open_block(Ftl *ftl, uint32_t stream, uint32_t block, bint slc)
     ftl.streams[stream].frame = 0
 
 
+cdef inline int find_block(Ftl *ftl, uint32_t stream, uint32_t *found) noexcept nogil:
+    """The free block that suits a stream. As `find_erasable`."""
+    cdef bint cold = stream == STREAM_COLD and ftl.settings.levelling
+    cdef int result = find_erasable(ftl, cold, found)
+    if result == 0 and cold and ftl.move.why == MOVE_REFRESH and is_overworn(ftl, found[0]):
+        return find_erasable(ftl, False, found)
+    return result
+
+
 cdef inline int allocate_block(Ftl *ftl, uint32_t stream) noexcept nogil:
     """Take a free block, erase it, and open it for a stream. 0, -EIO, -EROFS or ALLOCATE_SYNC."""
     cdef uint8_t mode = mode_of(ftl, stream)
     cdef uint32_t block
     cdef int result
     while True:
-        result = find_erasable(ftl, stream == STREAM_COLD and ftl.settings.levelling, &block)
+        result = find_block(ftl, stream, &block)
         if result:
             return result
         if not (ftl.flags[block] & FLAG_BLANK and not mode):

@@ -8,6 +8,7 @@ from virtflash.flash.chip cimport FLASH_NO_ROOM, FLASH_OK, FLASH_POWER_LOST
 from virtflash.flash.crc32c cimport crc32c
 from virtflash.ftl.allocation cimport close_stream, need_block, release_block
 from virtflash.ftl.frame cimport FRAME_DATA, RECORD_WORDS_MIN, FrameLayout, FrameRecord, layout_of, program_frame
+from virtflash.ftl.refresh cimport look_at_new
 from virtflash.ftl.safety cimport doom_block, note_programmed
 from virtflash.ftl.state cimport (
     BLOCK_CLOSED,
@@ -97,4 +98,6 @@ cdef inline int append_units(
     for i in range(count):
         supersede(ftl, ftl.map[units[i]], ftl.sequence)
         ftl.map[units[i]] = base + i
+    if stream.frame == layout.frames:
+        look_at_new(ftl, stream.block, stream.frame - 1)  # `data` may lie where it is read to: not earlier
     return 0

@@ -15,7 +15,7 @@ from libc.string cimport memset
 
 from virtflash.flash.chip cimport FLASH_NO_ROOM, FLASH_OK, FLASH_POWER_LOST
 from virtflash.ftl.allocation cimport mode_of, release_block
-from virtflash.ftl.frame cimport FRAME_END, FRAME_MAP, FRAME_TABLE, FrameLayout, FrameRecord, layout_of
+from virtflash.ftl.frame cimport FRAME_END, FRAME_MAP, FRAME_TABLE, FrameLayout, FrameRecord, is_blank, layout_of
 from virtflash.ftl.safety cimport pad_exposed, pad_frame
 from virtflash.ftl.state cimport (
     BLOCK_CLOSED,
@@ -104,7 +104,7 @@ cdef inline void begin_checkpoint(Ftl *ftl) noexcept nogil:
     cdef int i
     ftl.checkpoint.state = CHECKPOINT_SLICES
     ftl.checkpoint.start = ftl.sequence + 1
-    ftl.checkpoint.next = 0
+    ftl.checkpoint.next = ftl.checkpoint.written = 0
     ftl.checkpoint.slices = map_slices(ftl) + table_slices(ftl)
     for i in range(STREAM_COUNT):
         ftl.checkpoint.first_open[i] = ftl.streams[i].block
@@ -152,7 +152,28 @@ cdef inline void clear_frame_buffer(Ftl *ftl) noexcept nogil:
 
 cdef inline bint is_at_once(const Ftl *ftl) noexcept nogil:
     """All slices are there: did nothing come between them?"""
-    return ftl.sequence + 1 == ftl.checkpoint.start + ftl.checkpoint.slices
+    return ftl.sequence + 1 == ftl.checkpoint.start + ftl.checkpoint.written
+
+
+cdef inline int append_slice(Ftl *ftl, uint8_t kind, uint32_t slice_) noexcept nogil:
+    cdef int result = append_checkpoint_frame(ftl, kind, slice_)
+    if result == 0:
+        ftl.checkpoint.written += 1
+    return result
+
+
+cdef inline int write_map_slice(Ftl *ftl, uint32_t slice_) noexcept nogil:
+    """What no slice names is not mapped: one that would say nothing else is left out."""
+    fill_map_slice(ftl, slice_)
+    if is_blank(ftl.frame_buffer, payload_bytes(ftl, meta_layout(ftl))):
+        return 0
+    return append_slice(ftl, FRAME_MAP, slice_)
+
+
+cdef inline void end_slices(Ftl *ftl) noexcept nogil:
+    ftl.checkpoint.state = CHECKPOINT_READY
+    ftl.checkpoint.ready = ftl.sequence
+    ftl.checkpoint.told = ftl.sequence if is_at_once(ftl) else 0
 
 
 cdef inline int write_slice(Ftl *ftl) noexcept nogil:
@@ -161,17 +182,14 @@ cdef inline int write_slice(Ftl *ftl) noexcept nogil:
     cdef int result
     clear_frame_buffer(ftl)
     if slice_ < of_map:
-        fill_map_slice(ftl, slice_)
-        result = append_checkpoint_frame(ftl, FRAME_MAP, slice_)
+        result = write_map_slice(ftl, slice_)
     else:
         fill_table_slice(ftl, slice_ - of_map)
-        result = append_checkpoint_frame(ftl, FRAME_TABLE, slice_ - of_map)
+        result = append_slice(ftl, FRAME_TABLE, slice_ - of_map)
     if result == 0:
         ftl.checkpoint.next += 1
         if ftl.checkpoint.next == ftl.checkpoint.slices:
-            ftl.checkpoint.state = CHECKPOINT_READY
-            ftl.checkpoint.ready = ftl.sequence
-            ftl.checkpoint.told = ftl.sequence if is_at_once(ftl) else 0
+            end_slices(ftl)
     return result
 
 
@@ -194,7 +212,7 @@ cdef inline void fill_end(Ftl *ftl, bint clean) noexcept nogil:
     end.version = FORMAT_VERSION
     end.unit_bytes, end.units, end.blocks, end.block_units = ftl.unit_bytes, ftl.units, ftl.blocks, ftl.block_units
     end.first_bad, end.reserve_blocks, end.clean = ftl.first_bad, ftl.reserve_blocks, clean
-    end.slices = ftl.checkpoint.slices
+    end.slices = ftl.checkpoint.written
     end.start = ftl.checkpoint.start
     end.certain_start = ftl.checkpoint.certain_start
     for i in range(STREAM_COUNT):
@@ -212,7 +230,7 @@ cdef inline int write_end(Ftl *ftl, bint clean) noexcept nogil:
     cdef int result
     clear_frame_buffer(ftl)
     fill_end(ftl, clean)
-    result = append_checkpoint_frame(ftl, FRAME_END, ftl.checkpoint.slices)
+    result = append_checkpoint_frame(ftl, FRAME_END, ftl.checkpoint.written)
     if result == 0:
         ftl.checkpoint.state = CHECKPOINT_IDLE
         ftl.checkpoint.complete_start = ftl.checkpoint.certain_start = ftl.checkpoint.start

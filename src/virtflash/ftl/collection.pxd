@@ -8,7 +8,7 @@ from libc.errno cimport EIO, EROFS
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from virtflash.flash.chip cimport FLASH_OK, FLASH_POWER_LOST
-from virtflash.ftl.allocation cimport ERASABLE_LEAST, RESERVED_BLOCKS, count_erasable, is_at_end, retire
+from virtflash.ftl.allocation cimport ERASABLE_LEAST, RESERVED_BLOCKS, count_erasable, is_at_end, pick_free, retire
 from virtflash.ftl.append cimport append_units
 from virtflash.ftl.frame cimport FRAME_DATA, FrameLayout, FrameRecord, kind_of, layout_of, read_record, read_slot
 from virtflash.ftl.refresh cimport block_to_refresh
@@ -290,6 +290,15 @@ cdef inline void choose_collection(Ftl *ftl) noexcept nogil:
         start_move(ftl, MOVE_COLLECT, block)
 
 
+cdef inline void choose_levelling(Ftl *ftl) noexcept nogil:
+    cdef uint32_t block
+    if not ftl.settings.levelling:
+        return
+    block = block_to_level(ftl, pick_free(ftl, True, safe_sequence(ftl)))
+    if block != NO_BLOCK:
+        start_move(ftl, MOVE_LEVEL, block)
+
+
 cdef inline void choose_care(Ftl *ftl) noexcept nogil:
     """Something that can wait, but should not for ever."""
     cdef uint32_t block
@@ -302,9 +311,7 @@ cdef inline void choose_care(Ftl *ftl) noexcept nogil:
     if block != NO_BLOCK:
         start_move(ftl, MOVE_REFRESH, block)
         return
-    block = block_to_level(ftl) if ftl.settings.levelling else <uint32_t>NO_BLOCK
-    if block != NO_BLOCK:
-        start_move(ftl, MOVE_LEVEL, block)
+    choose_levelling(ftl)
 
 
 cdef inline uint32_t collection_pace(const Ftl *ftl) noexcept nogil:

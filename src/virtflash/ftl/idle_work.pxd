@@ -11,6 +11,7 @@ from virtflash.ftl.collection cimport (
     block_to_refresh,
     block_to_retire,
     choose_care,
+    choose_levelling,
     move_frame,
     slc_data_blocks,
     slc_limit,
@@ -38,7 +39,8 @@ cdef inline bint choose_idle_move(Ftl *ftl) noexcept nogil:
         choose_care(ftl)
         return ftl.move.why != MOVE_NONE
     if not wants_space(ftl):
-        return False
+        choose_levelling(ftl)
+        return ftl.move.why != MOVE_NONE
     block = block_to_collect(ftl)
     if block == NO_BLOCK or 2 * ftl.valid[block] > ftl.layouts[0].units * ftl.layouts[0].frames:
         return False  # too little to gain to be worth the wear

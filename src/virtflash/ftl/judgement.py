@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 CLOSED = 2  # BLOCK_CLOSED of state.pxd
 FLAG_SLC, FLAG_META, FLAG_REFRESH = 1, 2, 8
 HOURS_MOST = 15 * 8766.0  # the life of a car
-CYCLES_MARKS = 33  # of the table of age limits, from new to twice the rated cycles
+CYCLES_MARKS = 65  # of the table of age limits, from new to twice the rated cycles
 ADVICE_MOST = 32  # blocks to collect that are named at once
 
 ErrorRate = Callable[[float, float], float]  # of cycles and hours at the reference temperature
@@ -36,7 +36,9 @@ class AgeLimits:
     def __init__(
         self, rate: ErrorRate, *, codeword_bits: int, correctable: int, rated_cycles: int, share: float
     ) -> None:
-        self._cycles = numpy.linspace(0, 2 * rated_cycles, CYCLES_MARKS)
+        # Densely where the part is new: there the limit falls as fast as near its end.
+        new = numpy.geomspace(1, rated_cycles, CYCLES_MARKS)
+        self._cycles = numpy.union1d(new, numpy.linspace(0, 2 * rated_cycles, CYCLES_MARKS))
         allowed = share * correctable / codeword_bits
         self._hours = numpy.array([longest(rate, cycles, allowed) for cycles in self._cycles])
 

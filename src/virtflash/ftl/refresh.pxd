@@ -7,6 +7,7 @@ somebody who knows better; `collection` moves what is valid in it. The patrol re
 from libc.stdint cimport uint32_t
 
 from virtflash.ftl.frame cimport FrameLayout, layout_of, read_slot
+from virtflash.ftl.safety cimport doom_block
 from virtflash.ftl.state cimport BLOCK_CLOSED, FLAG_META, FLAG_REFRESH, NO_BLOCK, Ftl
 
 
@@ -39,15 +40,22 @@ cdef inline uint32_t block_to_refresh(const Ftl *ftl) noexcept nogil:
     return NO_BLOCK
 
 
-cdef inline void patrol_frame(Ftl *ftl, uint32_t block, uint32_t frame) noexcept nogil:
-    """Read all of one frame, for what the correction has to say about it."""
+cdef inline uint32_t share_used(Ftl *ftl, uint32_t block, uint32_t frame) noexcept nogil:
+    """Read all of a frame into `frame_buffer`, for what the correction has to say: percent of its strength."""
     cdef FrameLayout *layout = layout_of(ftl, block)
     cdef uint32_t share = 0
     cdef uint32_t i
     for i in range(layout.units):
         if read_slot(ftl, block, frame * layout.units + i, 0, ftl.unit_bytes, ftl.frame_buffer, &share) < 0:
             share = 100
-    note_read(ftl, block, share)
+    return share
+
+
+cdef inline void look_at_new(Ftl *ftl, uint32_t block, uint32_t frame) noexcept nogil:
+    """A block has just been filled. If its newest data would have to be refreshed at once, it is worn out: refreshing
+    goes to and fro then, and each time wears more, until nothing can be corrected."""
+    if share_used(ftl, block, frame) >= ftl.settings.refresh_share and not ftl.lost_power:
+        doom_block(ftl, block)
 
 
 cdef inline bint patrol_step(Ftl *ftl) noexcept nogil:
@@ -62,6 +70,6 @@ cdef inline bint patrol_step(Ftl *ftl) noexcept nogil:
         return False
     if ftl.patrol_frame == 0 and is_old(ftl, block):
         mark_for_refresh(ftl, block)
-    patrol_frame(ftl, block, ftl.patrol_frame)
+    note_read(ftl, block, share_used(ftl, block, ftl.patrol_frame))
     ftl.patrol_frame += 1
     return False

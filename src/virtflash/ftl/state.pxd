@@ -100,6 +100,7 @@ cdef struct Checkpoint:
     uint64_t start  # records from this sequence number on are replayed over it
     uint32_t next  # slice
     uint32_t slices  # in all: map, then block table
+    uint32_t written  # of them: one in which nothing is mapped is left out
     uint64_t ready  # sequence number when the last slice was written: no slice names anything later
     uint64_t told  # sequence number up to which it tells all; 0: some slices are older than others
     uint32_t first_open[STREAM_COUNT]  # blocks that were open when it began

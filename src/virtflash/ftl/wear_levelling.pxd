@@ -24,21 +24,34 @@ cdef inline uint32_t least_worn_closed(const Ftl *ftl) noexcept nogil:
     return best
 
 
-cdef inline uint32_t block_to_level(const Ftl *ftl) noexcept nogil:
-    """A block whose data should move to a more worn one; NO_BLOCK: wear is even enough."""
-    cdef uint32_t best = least_worn_closed(ftl)
+cdef inline uint32_t mean_erases(const Ftl *ftl) noexcept nogil:
+    """Of the blocks that are not bad."""
     cdef uint64_t total = 0
-    cdef uint32_t most = 0
     cdef uint32_t good = 0
-    cdef uint32_t allowed
     cdef uint32_t block
     for block in range(ftl.blocks):
         if ftl.use[block] != BLOCK_BAD:
             total += ftl.erases[block]
             good += 1
-            most = ftl.erases[block] if ftl.erases[block] > most else most
-    if best == NO_BLOCK or good == 0:
+    return <uint32_t>(total // good) if good else 0
+
+
+cdef inline uint32_t gap_allowed(uint32_t mean) noexcept nogil:
+    return mean // GAP_SHARE if mean // GAP_SHARE > GAP_LEAST else <uint32_t>GAP_LEAST
+
+
+cdef inline uint32_t block_to_level(const Ftl *ftl, uint32_t target) noexcept nogil:
+    """A block whose data should move to `target`, the most worn one that is free, and let it rest. NO_BLOCK: wear is
+    even enough."""
+    cdef uint32_t best = least_worn_closed(ftl)
+    if best == NO_BLOCK or target == NO_BLOCK or ftl.erases[target] <= ftl.erases[best]:
         return NO_BLOCK
-    allowed = <uint32_t>(total // good // GAP_SHARE)
-    allowed = allowed if allowed > GAP_LEAST else GAP_LEAST
-    return best if most - ftl.erases[best] > allowed else <uint32_t>NO_BLOCK
+    if ftl.erases[target] - ftl.erases[best] <= gap_allowed(mean_erases(ftl)):
+        return NO_BLOCK
+    return best
+
+
+cdef inline bint is_overworn(const Ftl *ftl, uint32_t block) noexcept nogil:
+    """Is a block ahead of the others by so much that it should rest?"""
+    cdef uint32_t mean = mean_erases(ftl)
+    return ftl.erases[block] > mean + gap_allowed(mean) // 2
