@@ -11,7 +11,6 @@ from virtflash.ftl.collection cimport (
     block_to_refresh,
     block_to_retire,
     choose_care,
-    choose_levelling,
     move_frame,
     slc_data_blocks,
     slc_limit,
@@ -39,8 +38,7 @@ cdef inline bint choose_idle_move(Ftl *ftl) noexcept nogil:
         choose_care(ftl)
         return ftl.move.why != MOVE_NONE
     if not wants_space(ftl):
-        choose_levelling(ftl)
-        return ftl.move.why != MOVE_NONE
+        return False
     block = block_to_collect(ftl)
     if block == NO_BLOCK or 2 * ftl.valid[block] > ftl.layouts[0].units * ftl.layouts[0].frames:
         return False  # too little to gain to be worth the wear
