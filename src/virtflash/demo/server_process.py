@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from virtflash.children import end_with_parent
+
 START_SECONDS = 10.0
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.01
@@ -85,6 +87,7 @@ class ServerProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C in a terminal is for who started us; we end the server ourselves.
+                preexec_fn=end_with_parent(),  # noqa: PLW1509 - it only makes system calls
             )
         try:
             self._wait_until_listening()

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from virtflash.children import end_with_parent
+
 BLOCK_DEVICE_ID = 2
 REPORT_PREFIX = "virtflash-guest: "
 KERNEL = "linux.uml"
@@ -96,6 +98,7 @@ class UmlGuest:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=end_with_parent(),  # noqa: PLW1509 - it only makes system calls
         )
         return self
 
