@@ -99,5 +99,5 @@ cdef inline int append_units(
         supersede(ftl, ftl.map[units[i]], ftl.sequence)
         ftl.map[units[i]] = base + i
     if stream.frame == layout.frames:
-        look_at_new(ftl, stream.block, stream.frame - 1)  # `data` may lie where it is read to: not earlier
+        look_at_new(ftl, stream.block)  # `data` may lie where it is read to: not earlier
     return 0

@@ -51,11 +51,14 @@ cdef inline uint32_t share_used(Ftl *ftl, uint32_t block, uint32_t frame) noexce
     return share
 
 
-cdef inline void look_at_new(Ftl *ftl, uint32_t block, uint32_t frame) noexcept nogil:
-    """A block has just been filled. If its newest data would have to be refreshed at once, it is worn out: refreshing
-    goes to and fro then, and each time wears more, until nothing can be corrected."""
-    if share_used(ftl, block, frame) >= ftl.settings.refresh_share and not ftl.lost_power:
-        doom_block(ftl, block)
+cdef inline void look_at_new(Ftl *ftl, uint32_t block) noexcept nogil:
+    """A block has just been filled. If even new data takes so much of the correction that too little is left for time
+    and heat, it is worn out: refreshing would go to and fro, and wear more each time, until nothing can be corrected.
+    Two frames have to say so: where few bits can be corrected, a single one may by chance."""
+    cdef uint32_t share = ftl.settings.worn_share
+    if share_used(ftl, block, layout_of(ftl, block).frames - 1) >= share and share_used(ftl, block, 0) >= share:
+        if not ftl.lost_power:
+            doom_block(ftl, block)
 
 
 cdef inline bint patrol_step(Ftl *ftl) noexcept nogil:

@@ -138,6 +138,7 @@ cdef struct Settings:
     bint by_age  # collect what has been free for long before what may soon be freer still; else greedily
     bint levelling
     uint32_t refresh_share  # percent of the ECC's strength
+    uint32_t worn_share  # of it, for new data
     uint32_t refresh_reads  # of a block
     uint64_t refresh_hours  # at the profile's reference temperature; 0: never by age
     bint host_sync

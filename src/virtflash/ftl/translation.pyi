@@ -23,6 +23,7 @@ class Translation:
     `refresh_share`: refresh a block when a read corrected so many percent of the ECC's strength (75);
     `refresh_reads`: or when it was read so often since it was erased (100000);
     `refresh_hours`: or when the patrol finds it so old, in hours at the profile's reference temperature (0: never);
+    `worn_share`: give a block up when new data in it takes so many percent of the ECC's strength (50);
     `host_sync`: erase nothing before what took its place was synced to the host's disk (off);
     `checkpoint_frames`: frames between two checkpoints (0: by the device's size).
     """

@@ -304,13 +304,13 @@ cdef class Translation:
                 ftl.partner[geometry.endangers[page]] = page
 
     def _set(
-        self, *, separate=True, by_age=True, levelling=True, refresh_share=75, refresh_reads=100_000, refresh_hours=0,
-        host_sync=False, checkpoint_frames=0,
+        self, *, separate=True, by_age=True, levelling=True, refresh_share=75, worn_share=50, refresh_reads=100_000,
+        refresh_hours=0, host_sync=False, checkpoint_frames=0,
     ):
         self.ftl.settings.separate = separate
         self.ftl.settings.by_age = by_age
         self.ftl.settings.levelling = levelling
-        self.ftl.settings.refresh_share = refresh_share
+        self.ftl.settings.refresh_share, self.ftl.settings.worn_share = refresh_share, worn_share
         self.ftl.settings.refresh_reads = refresh_reads
         self.ftl.settings.refresh_hours = refresh_hours
         self.ftl.settings.host_sync = host_sync
