@@ -64,6 +64,22 @@ def all_others_are_right(run: Run, lost: set[int]) -> None:
 
 
 @WITH_ECC
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_written_while_its_old_copy_is_found_to_be_lost_is_not_lost(part: Part, seed: int) -> None:
+    """Making room for a write may move the unit that it writes; that the unit is lost must not be noted behind it."""
+    run = filled(part)
+    for block in blocks_of(run, meta=False):
+        spoil_block(run, block)
+    for unit in range(part.units):
+        run.model.spoiled(unit, now=True)
+    for unit in random.Random(seed).sample(range(part.units), part.units):
+        run.take(("write", (unit,), False))
+    run.take(("flush",))
+    run.recover()
+    run.settle()
+
+
+@WITH_ECC
 @pytest.mark.parametrize("moved", [False, True])
 @pytest.mark.parametrize("clean", [False, True])
 def test_they_fail_until_they_are_written(part: Part, moved: bool, clean: bool) -> None:

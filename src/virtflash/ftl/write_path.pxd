@@ -105,11 +105,9 @@ cdef inline int write_units(Ftl *ftl, uint32_t count, const uint32_t *units, cha
     cdef int result
     if ftl.exhausted:
         return -EROFS
-    if overtakes_trim(ftl, count, units):
+    result = make_room(ftl, which)  # which may find that one of these units is lost
+    if result == 0 and overtakes_trim(ftl, count, units):
         result = program_trims(ftl)
-        if result:
-            return result
-    result = make_room(ftl, which)
     if result == 0:
         result = append_units(ftl, which, count, units, data)
     if result == 0:
