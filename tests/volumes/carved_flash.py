@@ -1,6 +1,7 @@
 """A small flash in memory that is carved into volumes, with the power cut wherever one likes."""
 
 import os
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ USER_UNITS = 76  # what lies behind is somebody else's, as an eMMC's registers a
 GRANULES = USER_UNITS // GRANULE_UNITS - 2
 IDENTITY = bytes(range(16))
 RESERVE_BLOCKS = 2
+AGEING_WRITES = 1000
 LOW_BLOCKS = 10  # free ones, from which on each write pays for some collection
 
 PLANAR_PAIRS = [0xFFFF if page < 3 or page % 2 == 0 else page - 3 for page in range(16)]
@@ -127,12 +129,16 @@ class CarvedFlash:
         window = self.pool.window(name)
         return window.read(0, window.volume.sectors)
 
-    def age(self, name: str) -> None:
-        """Write a volume until blocks are collected: from then on every write may do anything."""
-        turn = 0
-        while self.target.condition()["free_blocks"] > LOW_BLOCKS:
-            turn += 1
-            self.fill(name, f"{name} {turn}")
+    def age(self, random_: random.Random) -> None:
+        """Write what is there again, here and there, until blocks are collected: then a write may do anything."""
+        windows = [self.pool.window(volume.name) for volume in self.pool.volumes]
+        for _ in range(AGEING_WRITES):
+            if self.target.condition()["free_blocks"] <= LOW_BLOCKS:
+                break
+            window = random_.choice(windows)
+            sector = random_.randrange(window.volume.sectors)
+            window.write(sector, window.read(sector, 1))
+            self.target.flush()
 
     def medium(self) -> bytes:
         """All of the image: cells, stale ones too, and spare bytes."""

@@ -41,11 +41,12 @@ class Life:
         pool.create("gap", GRANULE)
         pool.create("victim", 2 * GRANULE)
         pool.create("last", GRANULE + 1)
-        for name in ("first", "gap", "victim", "last"):
-            flash.fill(name, SECRET if name == "victim" else name)
         if self.aged:
-            flash.age("victim")
-            flash.fill("victim", SECRET)
+            pool.create("filler", pool.free_sectors - 4 * GRANULE)
+        for volume in pool.volumes:
+            flash.fill(volume.name, SECRET if volume.name == "victim" else volume.name)
+        if self.aged:
+            flash.age(random.Random(1))
         pool.delete("gap")
         return flash
 
@@ -92,6 +93,8 @@ def outcome(life: Life, change: Change) -> list[tuple[str, int, bool]]:
 def check_contents(flash: CarvedFlash) -> None:
     """What was written is there, and what was not is zeroes."""
     written = {"first": ("first", 2 * GRANULE), "victim": (SECRET, 2 * GRANULE), "last": ("last", GRANULE + 1)}
+    filler = [volume.sectors for volume in flash.pool.volumes if volume.name == "filler"]
+    written["filler"] = ("filler", sum(filler))
     for volume in flash.pool.volumes:
         text, sectors = written.get(volume.name, ("", 0))
         expected = stamped(text, sectors)
