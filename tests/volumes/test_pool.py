@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from errno import EIO, EROFS
+from typing import Any
 
 import pytest
 from carved_flash import (
@@ -16,6 +17,7 @@ from carved_flash import (
     stamped,
 )
 
+from virtflash.backing.flash_target import FlashTarget
 from virtflash.volumes import table as table_module
 from virtflash.volumes.blankness import maps_nothing, reads_as_zeroes
 from virtflash.volumes.copies import Copies
@@ -290,6 +292,47 @@ def test_a_worn_out_flash_is_opened_to_be_read(flash: CarvedFlash) -> None:
         flash.pool.create("b", 1)
     assert refused.value.errno == EROFS
     assert [volume.name for volume in flash.pool.volumes] == ["a"]
+
+
+class Failing:
+    """A flash that from some write on answers nothing; `left`: writes until then."""
+
+    def __init__(self, target: FlashTarget, left: int, *, torn: bool) -> None:
+        self.target, self.left, self.torn = target, left, torn
+
+    def __getattr__(self, name: str) -> Any:
+        if self.left < 0:
+            raise OSError(EIO, "nothing works")
+        return getattr(self.target, name)
+
+    def write(self, sector: int, data: bytes, *, reliable: bool = False) -> None:
+        self.left -= 1
+        if self.left >= 0 or self.torn:
+            self.target.write(sector, data[:512] if self.left < 0 else data, reliable=reliable)
+        if self.left < 0:
+            raise OSError(EIO, "nothing works")
+
+
+@pytest.mark.parametrize("left", [0, 1])
+@pytest.mark.parametrize("torn", [False, True])
+def test_after_a_change_that_failed_the_flash_is_asked_which_table_is_in_force(
+    flash: CarvedFlash, left: int, torn: bool
+) -> None:
+    for name in "abcd":  # with a fifth, the table takes more than a unit, so that it can be torn
+        flash.pool.create(name, GRANULE)
+    failing = Failing(flash.target, left, torn=torn)
+    pool = Pool.open(flash.target, identity=IDENTITY, granule_bytes=GRANULE_BYTES)
+    pool.flash = pool._copies.flash = failing  # type: ignore[assignment]  # Flash, but for what it refuses
+    with pytest.raises(OSError, match="nothing works"):
+        pool.create("new", GRANULE)
+    with pytest.raises((OSError, VolumeError)):
+        pool.create("next", GRANULE)
+    failing.left = 1000
+    pool.create("last", GRANULE)
+    expected = [*"abcd", *(["new"] if left else []), "last"]
+    assert [volume.name for volume in pool.volumes] == expected
+    assert [copies_of(flash).read(copy) for copy in (0, 1)] == [pool.table, pool.table]
+    assert flash.reopen().table == pool.table
 
 
 # The table on the flash

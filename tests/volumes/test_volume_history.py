@@ -32,6 +32,7 @@ class AnyHistory(RuleBasedStateMachine):
         try:
             call()
         except VolumeError:
+            assert after is self.held, "it was refused, and should not have been"
             return
         except OSError:
             assert self.flash.chip.lost_power
@@ -55,7 +56,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def delete(self, name: str) -> None:
-        after = {other: held for other, held in self.held.items() if other != name}
+        after = {other: held for other, held in self.held.items() if other != name} if name in self.held else self.held
         secure = name in self.held and self.secure[name]
         self.change(lambda: self.flash.pool.delete(name), after)
         if secure and name not in self.held:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 from carved_flash import GRANULE, PARTS, CarvedFlash, stamped
 
+from virtflash.volumes.extents import free_extents
 from virtflash.volumes.pool import Pool
 
 SECRET = "secret"  # of the volume that goes
@@ -29,7 +30,8 @@ CHANGES: dict[str, Change] = {
 
 @dataclass(frozen=True)
 class Life:
-    """A flash with three volumes, of which the last two are in the way of the first one; `aged`: it collects."""
+    """A flash with three volumes, of which the last two are in the way of the first one; what is free is not
+    blank. `aged`: it collects."""
 
     part: str
     aged: bool
@@ -48,6 +50,9 @@ class Life:
         if self.aged:
             flash.age(random.Random(1))
         pool.delete("gap")
+        for extent in free_extents(pool.table.taken, pool.table.granules):
+            flash.target.write(extent.first * GRANULE, stamped("stray", extent.count * GRANULE))
+        flash.target.flush()
         return flash
 
 
