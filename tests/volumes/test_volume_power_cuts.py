@@ -6,11 +6,13 @@ was in one that is gone; and of one that was to be erased securely nothing is le
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
-from carved_flash import GRANULE, PARTS, CarvedFlash, stamped
+from carved_flash import GRANULE, GRANULE_BYTES, IDENTITY, PARTS, CarvedFlash, stamped
 
+from virtflash.volumes.errors import TableError
 from virtflash.volumes.extents import free_extents
 from virtflash.volumes.pool import Pool
 
@@ -160,3 +162,28 @@ def test_a_format_that_is_cut_leaves_a_blank_flash_or_one_with_a_table(part: str
         flash.pool.create("a", flash.pool.free_sectors)
         assert not any(flash.contents("a"))
     assert cuts >= 8
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_format_of_what_has_volumes_leaves_all_of_them_or_none(part: str) -> None:
+    """Never volumes with holes: what is not whole any more has no table, and is not used before it is formatted."""
+    seen = set()
+    for operation, how in each_cut(part):
+        flash = Life(part, aged=False).begin()
+        before = summary(flash.pool)
+        flash.chip.arm_cut(operation, how)
+        with suppress(OSError):
+            Pool.format(flash.target, identity=IDENTITY, granule_bytes=GRANULE_BYTES)
+        if not flash.chip.lost_power:
+            break
+        flash.chip.power_on()
+        flash.mount()
+        try:
+            flash.open()
+        except TableError:
+            seen.add("refused")
+            flash.open(overwrite=True)
+        assert summary(flash.pool) in (before, [])
+        seen.add("as before" if flash.pool.volumes else "formatted")
+        check_contents(flash)
+    assert seen >= {"as before", "formatted"}
