@@ -11,6 +11,7 @@ from virtflash.standard_output import abandon_output
 COMMANDS = {
     "create": "make an emulated eMMC, NAND or NOR flash in a file",
     "serve": "serve a raw image, block device or emulated flash to a virtual machine over vhost-user",
+    "check-config": "tell all that is wrong with a configuration of flashes and volumes",
     "info": "tell wear, errors and lifetime of an emulated flash",
     "lab": "the laboratory: run an emulated flash through years in minutes",
     "bench": "measure this or any other vhost-user-blk server",
@@ -20,7 +21,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands live in `virtflash.cli.NAME`, as an object called NAME."""
+    """A group whose commands live in `virtflash.cli.NAME`, as an object called NAME; with _ for a hyphen."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -28,7 +29,8 @@ class LazyGroup(click.Group):
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"virtflash.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"virtflash.cli.{name}"), name)
         return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,0 +1,99 @@
+"""What a configuration says: a class for each kind of section, a field for each key, whose description is its manual.
+
+msgspec's structs, because the same types say what the control socket takes and what the JSON Schema allows.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from virtflash.config.quantities import ByteRate, Duration, RequestRate, Size
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+Word = Annotated[str, Meta(min_length=1)]
+Serial = Annotated[str, Meta(max_length=20)]  # virtio 1.4 §5.2.6: what GET_ID has room for
+Celsius = Annotated[float, Meta(ge=-273.15, le=1000)]
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of a configuration. Unknown keys are refused."""
+
+
+class Server(Section, frozen=True, kw_only=True):
+    """The server itself."""
+
+    log_level: Annotated[LogLevel, Meta(description="what is logged")] = "info"
+    statistics: Annotated[str | None, Meta(description="a file of counters, written on SIGUSR1 and at the end")] = None
+    reactors: Annotated[int, Meta(ge=0, le=64, description="threads of the data plane; 0: by the processors")] = 0
+    io: Annotated[
+        Literal["auto", "io_uring", "io_uring-plain", "threads"], Meta(description="how files are read and written")
+    ] = "auto"
+
+
+class Flash(Section, frozen=True, kw_only=True):
+    """One flash, which its volumes share."""
+
+    kind: Annotated[Literal["emmc", "nand", "nor"], Meta(description="what it is; all three are emulated")]
+    path: Annotated[str, Meta(min_length=1, description="its image, made by `virtflash create`")]
+    capacity: Annotated[Size | None, Meta(description="what it must have; the image is refused if it has not")] = None
+    host_sync: Annotated[bool, Meta(description="what is stable survives a crash of this host too")] = True
+    timing: Annotated[Literal["real", "none"], Meta(description="as slow as the part, or as fast as it goes")] = "none"
+    temperature: Annotated[Celsius | None, Meta(description="degC, of the emulated part; left out: as it was left")] = (
+        None
+    )
+
+
+class Volume(Section, frozen=True, kw_only=True):
+    """What one virtual machine owns of a flash."""
+
+    flash: Annotated[str, Meta(description="the flash that it lies on")]
+    size: Annotated[Size, Meta(description="what its machine sees")]
+    socket: Annotated[str, Meta(min_length=1, description="where its machine connects")]
+    owner: Annotated[
+        Word | None, Meta(description="the user, or `group:NAME`, that may connect; left out: who can")
+    ] = None
+    mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$", description="permissions of the socket, in octal")] = "0600"
+    device: Annotated[Literal["blk"], Meta(description="what its machine sees")] = "blk"
+    queues: Annotated[int, Meta(ge=1, le=64, description="request queues")] = 1
+    read_only: Annotated[bool, Meta(description="its machine cannot write")] = False
+    serial: Annotated[Serial | None, Meta(description="what its machine is told; left out: the volume's name")] = None
+    secure_delete: Annotated[bool, Meta(description="when it is deleted, no copy is left on the medium")] = False
+    iops: Annotated[RequestRate | None, Meta(description="most requests; left out: no limit")] = None
+    bandwidth: Annotated[ByteRate | None, Meta(description="most bytes read and written; left out: no limit")] = None
+    wear_budget: Annotated[
+        ByteRate | None, Meta(description="most bytes programmed on the flash, amplification included")
+    ] = None
+    when_spent: Annotated[
+        Literal["throttle", "read-only", "alarm"], Meta(description="what becomes of writes beyond the budget")
+    ] = "throttle"
+
+
+class Rule(Section, frozen=True, kw_only=True):
+    """When the state of a flash changes. Read and checked; not acted on yet."""
+
+    sensor: Annotated[str, Meta(min_length=1, description="FLASH.QUANTITY, such as `emmc0.temperature`")]
+    above: Annotated[str | None, Meta(description="the threshold, with its unit")] = None
+    below: Annotated[str | None, Meta(description="the threshold, with its unit")] = None
+    until: Annotated[str | None, Meta(description="where it ends; left out: at the threshold")] = None
+    delay: Annotated[Duration | None, Meta(description="for how long it must hold")] = None
+    state: Annotated[
+        Literal["throttled", "read-only", "offline", "alarm"], Meta(description="what the flash is then in")
+    ]
+    on_enter: Annotated[Literal["flush", "freeze"], Meta(description="what becomes of accepted writes")] = "flush"
+    volumes: Annotated[list[str], Meta(description="those concerned; none: all of that flash")] = []
+    stale: Annotated[Duration | None, Meta(description="no reading for so long counts as the threshold")] = None
+
+
+class Health(Section, frozen=True, kw_only=True):
+    """What the platform's state does to writes."""
+
+    rule: Annotated[list[Rule], Meta(description="in any order: the strictest state holds")] = []
+
+
+class Configuration(Section, frozen=True, kw_only=True):
+    """All of a file."""
+
+    server: Annotated[Server, Meta(description="the server itself")] = field(default_factory=Server)
+    flash: Annotated[dict[str, Flash], Meta(description="by name")]
+    volume: Annotated[dict[str, Volume], Meta(description="by name")]
+    health: Annotated[Health, Meta(description="rules")] = field(default_factory=Health)

@@ -1,0 +1,236 @@
+"""Configurations: every mistake in a line of its own, with where it is and what was expected."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import msgspec
+import pytest
+
+from virtflash.config import Configuration, ConfigurationError, read_configuration
+from virtflash.config.configuration import Flash, Health, Rule, Section, Server, Volume
+from virtflash.config.json_schema import json_schema
+from virtflash.config.reading import description, parse_configuration
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = Path(sys.executable).with_name("virtflash")
+EXAMPLE = ROOT / "examples" / "cockpit.toml"
+GOOD = """[server]
+io = "auto"
+
+[flash.emmc0]
+kind = "emmc"
+path = "emmc0.vflash"
+capacity = "8 GiB"
+
+[volume.cluster]
+flash = "emmc0"
+size = "2 GiB"
+socket = "run/cluster.sock"
+
+[volume.radio]
+flash = "emmc0"
+size = "1 GiB"
+socket = "run/radio.sock"
+wear_budget = "20 GB/day"
+
+[[health.rule]]
+sensor = "emmc0.temperature"
+above = "85 degC"
+state = "throttled"
+"""
+
+# What is replaced in GOOD, by what, the line of the mistake, and how it is told.
+MISUSE = [
+    ("[server]", "[sever]", 1, "[sever]: there is no such key; did you mean server?"),
+    ('io = "auto"', 'io = "fast"', 2, "[server] io: one of auto, io_uring, io_uring-plain, threads is expected"),
+    ('io = "auto"', "io = 7", 2, "[server] io: one of"),
+    ('io = "auto"', "reactors = -1", 2, "[server] reactors: expected int >= 0; here it is '-1'"),
+    ('io = "auto"', 'reactors = "two"', 2, "[server] reactors: expected int, got str"),
+    ('io = "auto"', 'log_levle = "info"', 2, "[server] log_levle: there is no such key; did you mean log_level?"),
+    ('io = "auto"', 'color = "red"', 2, "[server] color: there is no such key; there are: log_level"),
+    ('[server]\nio = "auto"', "server = 1", 1, "[server]: a table is expected here"),
+    ('kind = "emmc"', 'kind = "mmc"', 5, "[flash.emmc0] kind: one of emmc, nand, nor is expected"),
+    ('kind = "emmc"\n', "", 4, "[flash.emmc0] kind: this is missing: what it is"),
+    ('path = "emmc0.vflash"', "path = ''", 6, "[flash.emmc0] path: expected str of length >= 1"),
+    ('path = "emmc0.vflash"', "path = 1", 6, "[flash.emmc0] path: expected str, got int"),
+    ('"8 GiB"', '"8 Gigs"', 7, '[flash.emmc0] capacity: a size is written like "8 GiB", "512 MB" or 4096 (bytes)'),
+    ('"8 GiB"', '"2 GiB"', 7, "[flash.emmc0] capacity: the volumes on it take 3221225472 bytes, and it has 2147483648"),
+    ('capacity = "8 GiB"', "host_sync = 1", 7, "[flash.emmc0] host_sync: expected bool, got int"),
+    ('capacity = "8 GiB"', 'timing = "fast"', 7, "[flash.emmc0] timing: one of real, none is expected"),
+    ('capacity = "8 GiB"', "temperature = -300.0", 7, "[flash.emmc0] temperature: expected float >= -273.15"),
+    ("[volume.cluster]", '[volume."a b"]', 9, "[volume.a b]: a name is up to 63 letters"),
+    ("[volume.cluster]", "[volume.instrument-cluster-of-the-car]", 9, "the name is told to the machine in 20 bytes"),
+    (
+        'flash = "emmc0"\nsize = "2',
+        'flash = "emmc1"\nsize = "2',
+        10,
+        "flash: there is no [flash.emmc1]; there are: emmc0",
+    ),
+    ('flash = "emmc0"\nsize = "2', 'size = "2', 9, "[volume.cluster] flash: this is missing"),
+    ('size = "2 GiB"', "", 9, "[volume.cluster] size: this is missing: what its machine sees"),
+    ('size = "2 GiB"', "size = 0", 11, "[volume.cluster] size: a whole number of sectors of 512 bytes is expected"),
+    ('size = "2 GiB"', "size = 1000", 11, "[volume.cluster] size: a whole number of sectors"),
+    (
+        'size = "2 GiB"',
+        'size = "2 GiB"\nsise = 1',
+        12,
+        "[volume.cluster] sise: there is no such key; did you mean size?",
+    ),
+    ('socket = "run/cluster.sock"\n', "", 9, "[volume.cluster] socket: this is missing"),
+    ("run/cluster.sock", "run/radio.sock", 17, "[volume.radio] socket: [volume.cluster] has this socket already"),
+    ("run/cluster.sock", "run//x/../radio.sock", 17, "[volume.radio] socket: [volume.cluster] has this socket"),
+    ("run/cluster.sock", "s" * 108, 12, "[volume.cluster] socket: a socket's path has at most 107 bytes"),
+    ('"20 GB/day"', '"20 GB"', 18, '[volume.radio] wear_budget: a rate is written like "50 MB/s" or "20 GB/day"'),
+    ('"20 GB/day"', "20", 18, "[volume.radio] wear_budget: a rate is written like"),
+    ('"20 GB/day"', '"0 GB/day"', 18, "[volume.radio] wear_budget: nothing at all would pass"),
+    ('wear_budget = "20 GB/day"', 'when_spent = "alarm"', 18, "[volume.radio] when_spent: there is no wear_budget"),
+    ('wear_budget = "20 GB/day"', 'when_spent = "explode"', 18, "when_spent: one of throttle, read-only, alarm is"),
+    ('wear_budget = "20 GB/day"', 'iops = "10"', 18, '[volume.radio] iops: requests are written like "1000 /s"'),
+    ('wear_budget = "20 GB/day"', 'bandwidth = "1 GB"', 18, "[volume.radio] bandwidth: a rate is written like"),
+    ('wear_budget = "20 GB/day"', "queues = 0", 18, "[volume.radio] queues: expected int >= 1"),
+    ('wear_budget = "20 GB/day"', "queues = 65", 18, "[volume.radio] queues: expected int <= 64"),
+    ('wear_budget = "20 GB/day"', 'mode = "rw"', 18, "[volume.radio] mode: expected str matching regex"),
+    ('wear_budget = "20 GB/day"', 'device = "scsi"', 18, "[volume.radio] device: one of blk is expected"),
+    ('wear_budget = "20 GB/day"', f'serial = "{21 * "s"}"', 18, "[volume.radio] serial: expected str of length <= 20"),
+    ('wear_budget = "20 GB/day"', 'serial = "ä"', 18, "[volume.radio] serial: a serial is printable ASCII"),
+    ("emmc0.temperature", "temperature", 21, "[[health.rule]] sensor: write a flash and what is measured of it"),
+    ("emmc0.temperature", "nand7.wear", 21, "[[health.rule]] sensor: there is no [flash.nand7]; there are: emmc0"),
+    ('above = "85 degC"\n', "", 20, "[health.rule]: write either above or below"),
+    ('above = "85 degC"', "above = 85", 22, "[[health.rule]] above: expected"),
+    (
+        'state = "throttled"',
+        'state = "hot"',
+        23,
+        "[[health.rule]] state: one of throttled, read-only, offline, alarm is",
+    ),
+    (
+        'state = "throttled"',
+        'state = "alarm"\ndelay = "soon"',
+        24,
+        '[[health.rule]] delay: a time is written like "5 s"',
+    ),
+    (
+        'state = "throttled"',
+        'state = "alarm"\nvolumes = ["tv"]',
+        24,
+        "volumes: there is no [volume.tv]; there are: cluster",
+    ),
+    ("[[health.rule]]", "[health.rule]", 20, "[health] rule: tables are expected here; write [[health.rule]]"),
+]
+
+
+def problems_of(text: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as told:
+        parse_configuration(text, "car.toml")
+    return told.value.problems
+
+
+def test_what_is_right_is_read() -> None:
+    configuration = parse_configuration(GOOD, "car.toml")
+    assert configuration.volume["cluster"].size == 2 << 30
+    assert configuration.volume["radio"].wear_budget == 20 * 10**9
+    assert configuration.health.rule[0].on_enter == "flush"
+
+
+@pytest.mark.parametrize(("old", "new", "line", "told"), MISUSE)
+def test_a_mistake_is_told_in_one_line(old: str, new: str, line: int, told: str) -> None:
+    assert GOOD.count(old) >= 1
+    (problem,) = problems_of(GOOD.replace(old, new, 1))
+    assert problem.startswith(f"car.toml:{line}: ")
+    assert told in problem
+    assert "\n" not in problem
+
+
+def test_all_mistakes_of_a_file_are_told_in_its_order() -> None:
+    text = GOOD.replace('"auto"', '"slow"').replace('"8 GiB"', '"8"x').replace('"8"x', '"eight"')
+    text = text.replace("20 GB/day", "20").replace('"throttled"', '"hot"')
+    assert [problem.split(":")[1] for problem in problems_of(text)] == ["2", "7", "18", "23"]
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"a = ", "this is no TOML: Invalid value (at end of document)"),
+        (b"[a]\n[a]\n", "this is no TOML: Cannot declare ('a',) twice (at line 2, column 3)"),
+        (b"a = 1\n\xff", ":2: this is not UTF-8"),
+        (b"#" * (1 << 20) + b"#", "longer than 1048576 bytes"),
+        (b"a = " + b"[" * 100_000, "this is no TOML"),
+        (b"", ":1: [flash]: this is missing"),
+    ],
+)
+def test_what_is_no_configuration_is_refused(data: bytes, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "car.toml"
+    path.write_bytes(data)
+    with pytest.raises(ConfigurationError, match=re.escape(told)):
+        read_configuration(path)
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"none\.toml: No such file or directory; name a TOML file"):
+        read_configuration(tmp_path / "none.toml")
+
+
+# The example, the schema, the command, the manual
+
+
+def test_the_example_is_good_by_all_means() -> None:
+    configuration = read_configuration(EXAMPLE)
+    assert list(configuration.volume) == ["cluster", "infotainment", "telematics"]
+    jsonschema.validate(tomllib.loads(EXAMPLE.read_text()), json_schema())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('io = "auto"', 'io = "fast"'),
+        ('io = "auto"', "reactors = -1"),
+        ('io = "auto"', "colour = 1"),
+        ('"8 GiB"', '"8 Gigs"'),
+        ('"20 GB/day"', "20"),
+        ('kind = "emmc"\n', ""),
+        ('state = "throttled"', 'state = "hot"'),
+    ],
+)
+def test_the_schema_refuses_what_the_reader_refuses(old: str, new: str) -> None:
+    jsonschema.validate(tomllib.loads(GOOD), json_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(tomllib.loads(GOOD.replace(old, new, 1)), json_schema())
+
+
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(PROGRAM), "check-config", *words], capture_output=True, text=True, check=False, timeout=30
+    )
+
+
+def test_the_command_says_what_is_good_and_what_is_not(tmp_path: Path) -> None:
+    good = run(EXAMPLE)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert f"{EXAMPLE}: good: 1 flash, 3 volumes" in good.stdout
+    bad = tmp_path / "car.toml"
+    bad.write_text(GOOD.replace('emmc"', 'mmc"', 1).replace('"2 GiB"', '"2"x').replace('"2"x', '"two"'))
+    told = run(bad)
+    assert (told.returncode, told.stdout) == (1, "")
+    assert [line.split(": ")[0] for line in told.stderr.splitlines()] == [f"{bad}:5", f"{bad}:11"]
+
+
+def test_the_command_prints_the_schema() -> None:
+    assert json.loads(run("--schema").stdout) == json_schema()
+    assert run().returncode == 2
+
+
+@pytest.mark.parametrize("section", [Server, Flash, Volume, Rule])
+def test_the_manual_has_every_key(section: type[Section]) -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    keys = [f"| `{item.name}` | {description(item.type)} |" for item in msgspec.structs.fields(section)]
+    assert [line for line in keys if line not in text] == []
+
+
+def test_every_section_is_in_the_configuration() -> None:
+    assert {item.name for item in msgspec.structs.fields(Configuration)} == {"server", "flash", "volume", "health"}
+    assert {item.name for item in msgspec.structs.fields(Health)} == {"rule"}
