@@ -14,7 +14,7 @@ enum { MORE = 0x10000, SYNC = 0x10001, SECURE_ERASE = 3 };
 enum { READ, WRITE, FLUSH, CHANGE, LIFETIME, SYNC_BEGINS, SYNCED, WORK, CALLS };
 
 struct progress {
-    uint64_t done, stage;
+    uint64_t done, stage, passed;
 };
 
 struct target {

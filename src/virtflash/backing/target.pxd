@@ -23,6 +23,7 @@ cdef enum:
 cdef struct TargetProgress:
     uint64_t done
     uint64_t stage
+    uint64_t passed  # sectors of the range that are done wholly, for a target that takes it in pieces
 
 cdef struct Target:
     void *self

@@ -200,7 +200,7 @@ cdef inline uint32_t parse_segments(
         return BLK_S_UNSUPP
     iov_take(&iov, &count, <char *>slot.segments, length)
     slot.segment_count = <uint32_t>(length // RANGE_SEGMENT_BYTES)
-    slot.progress.done = slot.progress.stage = 0
+    slot.progress.done = slot.progress.stage = slot.progress.passed = 0
     for i in range(slot.segment_count):
         if slot.segments[i].flags & ~allowed_flags:
             return BLK_S_UNSUPP  # §5.2.6.2

@@ -74,7 +74,7 @@ cdef inline int32_t change_target(Target *target, Slot *slot) noexcept nogil:
         if result:
             return result
         slot.segments_done += 1
-        slot.progress.done = slot.progress.stage = 0
+        slot.progress.done = slot.progress.stage = slot.progress.passed = 0
     return 0
 
 

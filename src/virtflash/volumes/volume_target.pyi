@@ -1,0 +1,20 @@
+"""A volume as a target of the engine: extents of another target, which several volumes share.
+
+All volumes of one target belong to one reactor, which owns it. Nothing outside the extents can be read or changed.
+"""
+
+from collections.abc import Iterable
+
+from virtflash.engine.reactor import EmulatedStorage
+
+class VolumeTarget:
+    """`pieces`: first sector below, and sectors, of each extent, in the volume's order (`window.pieces`). `below` lives
+    as long as this does.
+
+    ValueError: no extent, or one that is empty, or `below` holds no target.
+    """
+
+    def __init__(self, below: EmulatedStorage, pieces: Iterable[tuple[int, int]]) -> None: ...
+    capsule: object  # a PyCapsule called "virtflash.backing.Target"
+    below: EmulatedStorage
+    sectors: int
