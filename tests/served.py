@@ -1,6 +1,7 @@
 """A served image, as tests look at it."""
 
 import hashlib
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +9,7 @@ from typing import Any, Protocol
 from virtflash.demo.server_process import ServerProcess
 
 IMAGE_BYTES = 256 << 20
+ANNOUNCE_SECONDS = 10.0
 
 
 class Serve(Protocol):
@@ -15,6 +17,17 @@ class Serve(Protocol):
 
     def __call__(self, *options: str, size: int = IMAGE_BYTES, directory: Path | None = None) -> ServerProcess:
         """Serve a new sparse image of `size` bytes in `directory`, by default the test's own, with these options."""
+
+
+def announced(server: ServerProcess, word: str) -> str:
+    """The line of what the server says of itself that begins so. It listens a moment before it says it."""
+    until = time.monotonic() + ANNOUNCE_SECONDS
+    while True:
+        for line in server.log.read_text().splitlines():
+            if line.split()[:1] == [word]:
+                return line
+        assert time.monotonic() < until, f"not announced: {word}"
+        time.sleep(0.005)
 
 
 def volume_statistics(server: ServerProcess) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from qemu_machine import (
     make_initramfs,
     qemu_command,
 )
-from served import Serve, requests, volume_statistics
+from served import Serve, announced, requests, volume_statistics
 from uml_machine import FILE_BYTES, FIND_AND_TRIM, MAKE_FILE_SYSTEM, run_uml
 
 from virtflash.demo.server_process import ServerProcess
@@ -94,7 +94,7 @@ def test_each_processor_of_a_guest_has_its_queue(serve: Serve, guest_kernel: Pat
 
 def test_the_options_that_the_server_prints_attach_a_guest(serve: Serve, guest_kernel: Path, tmp_path: Path) -> None:
     server = serve()
-    (line,) = (line for line in server.log.read_text().splitlines() if line.split()[:1] == ["attach"])
+    line = announced(server, "attach")
     initramfs = make_initramfs(guest_kernel / "modules", 'report size "$(cat /sys/block/vda/size)"', tmp_path)
     command = [*shlex.split(line)[1:], *CONSOLE, *linux_options(guest_kernel / "vmlinuz", initramfs)]
     with LinuxConsole(command) as machine:
