@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--schema", is_flag=True, help="Print a JSON Schema of configurations, for editors, and end.")
 def check_config(file: Path | None, schema: bool) -> int:
-    """Read FILE as `virtflash serve` would, and tell all that is wrong with it, each mistake in a line of its own.
+    """Read FILE, a configuration of flashes and volumes, and tell all that is wrong with it, a line for each mistake.
 
-    Nothing is opened or served.
+    Nothing is opened, and the server does not take such files yet.
     """
     from virtflash.config.json_schema import json_schema  # noqa: PLC0415
     from virtflash.config.reading import ConfigurationError, read_configuration  # noqa: PLC0415

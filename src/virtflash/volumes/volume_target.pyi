@@ -9,7 +9,7 @@ from virtflash.engine.reactor import EmulatedStorage
 
 class VolumeTarget:
     """`pieces`: first sector below, and sectors, of each extent, in the volume's order (`window.pieces`). `below` lives
-    as long as this does.
+    as long as this does. That the pieces lie in it, and in no other volume, is for who made them: `Pool` checks that.
 
     ValueError: no extent, or one that is empty, or `below` holds no target.
     """

@@ -47,35 +47,31 @@ cdef Target *below_now(VolumeState *state) noexcept nogil:
     return state.below
 
 
-cdef uint64_t bytes_within(const Piece *piece, uint64_t sector, uint64_t bytes) noexcept nogil:
-    """Of a transfer that begins in a piece. The rest is another call."""
-    return min(bytes, (piece.end - sector) * SECTOR_BYTES)
+cdef int32_t transfer(
+    VolumeState *state, bint writes, uint64_t sector, const iovec *iov, uint32_t pieces, uint64_t bytes
+) noexcept nogil:
+    """As much of it as lies in the piece that it begins in. The rest is another call."""
+    cdef Target *below = below_now(state)
+    cdef const Piece *piece = piece_at(state, sector)
+    if piece == NULL:
+        return -EIO
+    bytes = min(bytes, (piece.end - sector) * SECTOR_BYTES)
+    sector = piece.place + (sector - piece.begin)
+    if writes:
+        return below.write(below.self, sector, iov, pieces, bytes)
+    return below.read(below.self, sector, iov, pieces, bytes)
 
 
 cdef int32_t volume_read(
     void *self, uint64_t sector, const iovec *iov, uint32_t pieces, uint64_t bytes
 ) noexcept nogil:
-    cdef VolumeState *state = <VolumeState *>self
-    cdef Target *below = below_now(state)
-    cdef const Piece *piece = piece_at(state, sector)
-    if piece == NULL:
-        return -EIO
-    return below.read(
-        below.self, piece.place + (sector - piece.begin), iov, pieces, bytes_within(piece, sector, bytes)
-    )
+    return transfer(<VolumeState *>self, False, sector, iov, pieces, bytes)
 
 
 cdef int32_t volume_write(
     void *self, uint64_t sector, const iovec *iov, uint32_t pieces, uint64_t bytes
 ) noexcept nogil:
-    cdef VolumeState *state = <VolumeState *>self
-    cdef Target *below = below_now(state)
-    cdef const Piece *piece = piece_at(state, sector)
-    if piece == NULL:
-        return -EIO
-    return below.write(
-        below.self, piece.place + (sector - piece.begin), iov, pieces, bytes_within(piece, sector, bytes)
-    )
+    return transfer(<VolumeState *>self, True, sector, iov, pieces, bytes)
 
 
 cdef int32_t volume_change(
@@ -141,7 +137,7 @@ cdef class VolumeTarget:
         memset(&self.state, 0, sizeof(VolumeState))
 
     def __init__(self, below not None, pieces):
-        if self.capsule is not None:
+        if self.state.pieces != NULL:
             raise ValueError("a volume's target is made once")
         self.state.below = <Target *>PyCapsule_GetPointer(below.capsule, "virtflash.backing.Target")
         self._take(list(pieces))
