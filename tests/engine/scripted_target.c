@@ -30,6 +30,8 @@ struct target {
     int (*work)(void *);
     uint64_t (*ready_ns)(void *);
     uint64_t now_ns;
+    uint32_t *host_failed;
+    uint64_t (*programmed)(void *, uint32_t);
 };
 
 struct control {

@@ -45,6 +45,12 @@ cdef struct Target:
     # complete no earlier; work is not called before.
     uint64_t (*ready_ns)(void *self) noexcept nogil
     uint64_t now_ns  # written by the owner before each batch of calls: its monotonic clock
+    # Shared by all targets that are parts of one: latched when a sync of the file failed, which the kernel tells once.
+    # NULL: nobody else has to hear of it.
+    uint32_t *host_failed
+    # Bytes of flash programmed so far on behalf of an owner, with its share of what all pay for; NULL: nobody counts.
+    # `owner`: a number from 1 on, as `FlashTarget.set_owners` was told; a target that has one owner takes 0 for it.
+    uint64_t (*programmed)(void *self, uint32_t owner) noexcept nogil
 
 # What a capsule called "virtflash.engine.Call" holds: something to be done on the thread that owns a target.
 cdef struct Call:

@@ -28,6 +28,20 @@ class Server(Section, frozen=True, kw_only=True):
     io: Annotated[
         Literal["auto", "io_uring", "io_uring-plain", "threads"], Meta(description="how files are read and written")
     ] = "auto"
+    control: Annotated[
+        str | None, Meta(min_length=1, description="the socket that `virtflash ctl` and `top` talk to; left out: none")
+    ] = None
+    metrics: Annotated[
+        str | None,
+        Meta(
+            pattern=r"^.+:[0-9]{1,5}$",
+            description='where Prometheus may ask, such as "127.0.0.1:9477"; left out: nowhere',
+        ),
+    ] = None
+    metrics_file: Annotated[
+        str | None,
+        Meta(pattern=r"\.prom$", description="a file for the node exporter's textfile collector, written every 15 s"),
+    ] = None
 
 
 class Flash(Section, frozen=True, kw_only=True):
@@ -36,6 +50,10 @@ class Flash(Section, frozen=True, kw_only=True):
     kind: Annotated[Literal["emmc", "nand", "nor"], Meta(description="what it is; all three are emulated")]
     path: Annotated[str, Meta(min_length=1, description="its image, made by `virtflash create`")]
     capacity: Annotated[Size | None, Meta(description="what it must have; the image is refused if it has not")] = None
+    isolation: Annotated[
+        Literal["shared", "blocks"],
+        Meta(description="may the data of several volumes lie in one erase block, or does each have blocks of its own"),
+    ] = "shared"
     host_sync: Annotated[bool, Meta(description="what is stable survives a crash of this host too")] = True
     timing: Annotated[Literal["real", "none"], Meta(description="as slow as the part, or as fast as it goes")] = "none"
     temperature: Annotated[Celsius | None, Meta(description="degC, of the emulated part; left out: as it was left")] = (
@@ -58,10 +76,23 @@ class Volume(Section, frozen=True, kw_only=True):
     read_only: Annotated[bool, Meta(description="its machine cannot write")] = False
     serial: Annotated[Serial | None, Meta(description="what its machine is told; left out: the volume's name")] = None
     secure_delete: Annotated[bool, Meta(description="when it is deleted, no copy is left on the medium")] = False
+    priority: Annotated[
+        Literal["normal", "critical"],
+        Meta(description="critical: what it reads does not wait for what others write and trim"),
+    ] = "normal"
     iops: Annotated[RequestRate | None, Meta(description="most requests; left out: no limit")] = None
+    iops_burst: Annotated[
+        int | None, Meta(ge=1, description="requests that may come at once; left out: those of a tenth of a second")
+    ] = None
     bandwidth: Annotated[ByteRate | None, Meta(description="most bytes read and written; left out: no limit")] = None
+    bandwidth_burst: Annotated[
+        Size | None, Meta(description="bytes that may come at once; left out: those of a tenth of a second")
+    ] = None
     wear_budget: Annotated[
         ByteRate | None, Meta(description="most bytes programmed on the flash, amplification included")
+    ] = None
+    wear_burst: Annotated[
+        Size | None, Meta(description="what of the budget can be saved up and spent at once; left out: of an hour")
     ] = None
     when_spent: Annotated[
         Literal["throttle", "read-only", "alarm"], Meta(description="what becomes of writes beyond the budget")
