@@ -4,9 +4,11 @@ import platform
 import shlex
 import sys
 
-from virtflash.engine import Reactor
 from virtflash.export import Export
 from virtflash.server import Served, Server
+from virtflash.service import Service
+from virtflash.shared_flash import SharedFlash
+from virtflash.text_table import aligned
 from virtflash.virtio.blk import SECTOR_BYTES, BlkFeature
 
 MACHINES = {"x86_64": "q35", "aarch64": "virt"}  # as QEMU calls them
@@ -39,14 +41,40 @@ def announce(server: Server, *, as_json: bool) -> None:
         sys.stdout.flush()
 
 
+def announce_service(service: Service, *, as_json: bool) -> None:
+    """As `announce`, of a configuration: a line for each volume, since there may be many."""
+    server = service.server
+    if as_json or sys.stdout is None:
+        return announce(server, as_json=as_json)
+    for name, flash in server.flashes.items():
+        size, free = (
+            human(count * SECTOR_BYTES) for count in (flash.backing.capacity_sectors, flash.pool.free_sectors)
+        )
+        sys.stdout.write(
+            f"virtflash serves {name}, {part_of(flash)} of {size} ({flash.backing.description}), {free} free\n"
+        )
+        volumes = [served for served in server.served if served.flash is flash]
+        rows = [
+            (served.export.name, human(served.export.device.capacity_sectors * SECTOR_BYTES), served.at)
+            for served in volumes
+        ]
+        sys.stdout.writelines(f"  {line}\n" for line in aligned([("volume", "size", "socket"), *rows], left=3))
+    sys.stdout.flush()
+    return None
+
+
+def part_of(flash: SharedFlash) -> str:
+    return flash.storage.profile.part.name
+
+
 def describe(server: Server, served: Served, number: int) -> dict[str, object]:
     export = served.export
     return {
         "backing": export.backing.description,
         "read_only": export.backing.read_only,
         "direct": export.backing.direct,
-        "flash": export.backing.flash.profile.part.name if export.backing.flash is not None else None,
-        "io": reactor_of(server, number).io_path,
+        "flash": part_name(served),
+        "io": served.reactor.io_path,
         "reactors": len(server.reactors),
         "bytes": export.device.capacity_sectors * SECTOR_BYTES,
         "socket": served.at,
@@ -59,9 +87,9 @@ def describe(server: Server, served: Served, number: int) -> dict[str, object]:
 def text(server: Server, served: Served, number: int) -> str:
     export, backing = served.export, served.export.backing
     how = ["direct" if backing.direct else "buffered"] if backing.fd >= 0 else []
-    how += [backing.flash.profile.part.name] if backing.flash is not None else []
+    how += [name] if (name := part_name(served)) is not None else []
     how += ["read-only"] if backing.read_only else []
-    reactor = reactor_of(server, number)
+    reactor = served.reactor
     reason = f" ({reactor.io_reason})" if reactor.io_reason else ""
     kind = "block device " if backing.block_device else "emulated flash " if backing.flash is not None else ""
     size = human(export.device.capacity_sectors * SECTOR_BYTES)
@@ -76,9 +104,12 @@ def text(server: Server, served: Served, number: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def reactor_of(server: Server, number: int) -> Reactor:
-    """Of a volume's first queue."""
-    return server.reactors[number % len(server.reactors)]
+def part_name(served: Served) -> str | None:
+    """Of the flash that it lies on, if that is emulated."""
+    if served.flash is not None:
+        return part_of(served.flash)
+    storage = served.export.backing.flash
+    return None if storage is None else storage.profile.part.name
 
 
 def feature_names(export: Export) -> list[str]:

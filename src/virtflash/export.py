@@ -32,7 +32,7 @@ EVENT_TEXTS = {
 class Export:
     """One device on one backing, with its queues on the reactors given. Implements `vhost_user.backend.Backend`.
 
-    All queues of emulated flash are on the first of them, which owns it: no lock is needed then.
+    All queues of a target are on the first of them, which owns it: no lock is needed then.
     """
 
     queue_size_max = QUEUE_ENTRIES_MAX
@@ -42,10 +42,8 @@ class Export:
         self.backing = backing
         self.log = Log(name)
         self.device = BlkDevice(backing, options)
-        if backing.flash is not None:
+        if backing.target is not None:
             reactors = reactors[:1]
-            backing.flash.target.owner = reactors[0].run
-            self.log.info("%s", backing.flash.story())
         self.binding = make_binding(backing, options.serial)
         self.binding.write_through = True  # until a driver has said what it can
         self.queues = [Queue(reactors[i % len(reactors)], self.binding, i) for i in range(options.queues)]
@@ -260,7 +258,7 @@ def make_binding(backing: Backing, serial: bytes) -> Binding:
         secure_erase_alignment_sectors=backing.secure_erase_alignment_sectors,
         life_time_fd=backing.life_time_fd,
         pre_eol_fd=backing.pre_eol_fd,
-        target=None if backing.flash is None else backing.flash.target,
+        target=backing.target,
         lifetime=backing.lifetime,
     )
 

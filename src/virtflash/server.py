@@ -7,7 +7,7 @@ reactors are threads without Python.
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,11 @@ from virtflash.devices.blk import BlkOptions
 from virtflash.engine import LATENCY_BOUNDS, Reactor
 from virtflash.export import Export
 from virtflash.logs import Log
+from virtflash.shared_flash import SharedFlash
 from virtflash.statistics_file import StatisticsFile
 from virtflash.vhost_user.front_door import FrontDoor
 from virtflash.vhost_user.listening_socket import adopt_socket, bind_socket
+from virtflash.vhost_user.socket_owner import SocketOwner
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
 
@@ -44,6 +46,11 @@ class Volume:
     def path(self) -> Path | None:
         """Of its image."""
         return self.image or self.flash
+
+    @property
+    def paths(self) -> list[Path]:
+        """Of its image and its socket, where there are any."""
+        return [path for path in (self.path, self.socket_path) if path is not None]
 
     @property
     def name(self) -> str:
@@ -72,13 +79,23 @@ class Options:
 
 @dataclass
 class Served:
-    """A volume being served. `at`: its socket, for people."""
+    """A volume being served. `at`: its socket, for people; `socket_path`: to be removed at the end."""
 
-    volume: Volume
     export: Export
     door: FrontDoor
     at: str
+    reactor: Reactor  # of its first queue
+    socket_path: Path | None = None
     keeper: FlashKeeper | None = None
+    flash: SharedFlash | None = None
+
+    def close(self) -> None:
+        """Let its front end go. Its export is closed later, where its reactor has to end before."""
+        self.door.close()
+        if self.keeper is not None:
+            self.keeper.stop()
+        if self.socket_path is not None:
+            self.socket_path.unlink(missing_ok=True)
 
 
 @dataclass
@@ -89,18 +106,21 @@ class Server:
     """
 
     options: Options
-    reactors: list[Reactor]
+    reactors: list[Reactor] = field(default_factory=list)
     served: list[Served] = field(default_factory=list)
+    flashes: dict[str, SharedFlash] = field(default_factory=dict)
     log: Log = field(default_factory=Log)
     statistics_file: StatisticsFile | None = None
+    on_hangup: Callable[[], object] | None = None  # SIGHUP; None: look at sizes
+    running: bool = False
 
     @classmethod
     def create(cls, volumes: Sequence[Volume], options: Options) -> Self:
         """Open everything that can fail, before anything is served."""
-        server = cls(options, [])
+        server = cls(options)
         try:
-            server._name_statistics(volumes)
-            server._start_reactors(sum(1 if volume.flash else options.queues for volume in volumes))
+            server.name_statistics([path for volume in volumes for path in volume.paths])
+            server.start_reactors(sum(1 if volume.flash else options.queues for volume in volumes))
             for number, (volume, name) in enumerate(zip(volumes, unique_names(volumes), strict=True)):
                 server._add(number, volume, name, len(volumes))
         except BaseException:
@@ -108,7 +128,8 @@ class Server:
             raise
         return server
 
-    def _start_reactors(self, queues: int) -> None:
+    def start_reactors(self, queues: int) -> None:
+        """As many as `queues` need, or as were asked for. ServerError."""
         count = self.options.reactors or max(min(queues, (os.cpu_count() or 1) // 2), 1)
         try:
             for number in range(count):
@@ -117,9 +138,9 @@ class Server:
             remedy = "" if self.options.io == "auto" else "; leave it out to take what the kernel has"
             raise ServerError(f"--io {self.options.io}: {error.strerror}{remedy}") from error
 
-    def _name_statistics(self, volumes: Sequence[Volume]) -> None:
+    def name_statistics(self, taken: Sequence[Path]) -> None:
+        """Where they go: to no file that is something else. StatisticsError."""
         if self.options.statistics is not None:
-            taken = [path for volume in volumes for path in (volume.path, volume.socket_path) if path is not None]
             self.statistics_file = StatisticsFile(self.options.statistics, taken)
 
     def _add(self, number: int, volume: Volume, name: str, of: int) -> None:
@@ -128,9 +149,27 @@ class Server:
         with ExitStack() as undo:
             backing = open_backing(volume, self.options)
             undo.callback(backing.close)
+            keeper = None
+            if backing.flash is not None:
+                backing.flash.target.owner = self.reactors[first].run
+                Log(name).info("%s", backing.flash.story())
+                keeper = FlashKeeper(backing.flash, Log(name))
             export = Export(name, backing, blk_options, self.reactors[first:] + self.reactors[:first])
-            listening = open_socket(volume)
+            served = self.serve(export, open_socket(volume), self.reactors[first], socket_path=volume.socket_path)
             undo.pop_all()
+        served.keeper = keeper
+
+    def serve(
+        self,
+        export: Export,
+        listening: socket.socket,
+        reactor: Reactor,
+        *,
+        socket_path: Path | None = None,
+        owner: SocketOwner | None = None,
+        flash: SharedFlash | None = None,
+    ) -> Served:
+        """A volume more; at once, where the server runs."""
         door = FrontDoor(
             listening,
             export,
@@ -138,16 +177,32 @@ class Server:
             reports_fd=export.binding.event_fd,
             report=export.report,
             on_leave=export.front_end_left,
+            owner=owner,
         )
-        at = str(volume.socket_path.absolute()) if volume.socket_path else listening.getsockname()
-        keeper = None if backing.flash is None else FlashKeeper(backing.flash, export.log)
-        self.served.append(Served(volume, export, door, at, keeper))
+        at = str(socket_path.absolute()) if socket_path else listening.getsockname()
+        served = Served(export, door, at, reactor, socket_path=socket_path, flash=flash)
+        self.served = [*self.served, served]  # whoever goes through them now goes through the old list
+        if self.running:
+            door.open()
+        return served
+
+    def stop_serving(self, served: Served) -> None:
+        """Let its front end go, finish what is in flight, remove its socket."""
+        self.served = [other for other in self.served if other is not served]
+        served.close()
+        served.export.close()
+
+    def find(self, name: str) -> Served | None:
+        return next((served for served in self.served if served.export.name == name), None)
 
     def __enter__(self) -> Self:
+        self.running = True
         for served in self.served:
             served.door.open()
             if served.keeper is not None:
                 served.keeper.start()
+        for flash in self.flashes.values():
+            flash.keeper.start()
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -156,24 +211,25 @@ class Server:
     def close(self) -> None:
         """Let front ends go, finish what is in flight, remove the sockets."""
         for served in self.served:
-            served.door.close()
-            if served.keeper is not None:
-                served.keeper.stop()
-            if served.volume.socket_path is not None:
-                served.volume.socket_path.unlink(missing_ok=True)
+            served.close()
+        for flash in self.flashes.values():
+            flash.keeper.stop()
         self.write_statistics()
         for reactor in self.reactors:  # first: they own what the exports close
             reactor.close()
         for served in self.served:
             served.export.close()
-        self.served, self.reactors = [], []
+        for flash in self.flashes.values():
+            flash.close()
+        self.served, self.reactors, self.flashes, self.running = [], [], {}, False
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. SIGHUP: look whether what lies below has grown. SIGUSR1: write statistics."""
+        """Serve until SIGTERM or SIGINT. SIGHUP: read the configuration again, or look whether what lies below has
+        grown. SIGUSR1: write statistics."""
         while True:
             match signal.sigwait(SIGNALS):
                 case signal.SIGHUP:
-                    self.look_at_sizes()
+                    (self.on_hangup or self.look_at_sizes)()
                 case signal.SIGUSR1:
                     self.write_statistics()
                 case number:
@@ -189,6 +245,7 @@ class Server:
         return {
             "latency_bounds_ns": LATENCY_BOUNDS,
             "volumes": [served.export.statistics() for served in self.served],
+            "flashes": {name: flash.storage.statistics() for name, flash in self.flashes.items()},
             "reactors": [
                 {"name": reactor.name, "io": reactor.io_path, "wakeups": reactor.wakeups} for reactor in self.reactors
             ],

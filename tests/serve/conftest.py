@@ -39,7 +39,7 @@ def serve_disk(tmp_path: Path, quick_collection: None) -> Iterator[ServeDisk]:
                 if options.get("io", "").startswith("io_uring"):
                     pytest.skip(str(error))
                 raise
-            return Disk(stack.enter_context(server))
+            return Disk(stack.enter_context(server), image)
 
         yield serve
     gc.collect()  # a binding and its queues know each other: their descriptors are given back now, not in another test

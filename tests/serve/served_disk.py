@@ -22,13 +22,13 @@ def make_image(path: Path, *, full: bool = False) -> Path:
 class Disk:
     """A volume that is served: `socket` for front ends, `export` for a look behind."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, image: Path | None = None) -> None:
         self.server = server
         served = server.served[0]
         self.export: Export = served.export
-        assert served.volume.socket_path is not None
-        self.socket: Path = served.volume.socket_path
-        self.image = served.volume.image or Path()
+        assert served.socket_path is not None
+        self.socket: Path = served.socket_path
+        self.image = image or Path()
 
     @property
     def binding(self) -> Any:

@@ -3,10 +3,19 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from virtflash.backing.emulated_flash import EmulatedStorage
+
+
+class ServedTarget(Protocol):
+    """Storage that this process emulates, as the data plane calls it."""
+
+    @property
+    def capsule(self) -> object:
+        """A PyCapsule called "virtflash.backing.Target"."""
+
 
 SECTOR_BYTES = 512
 
@@ -46,7 +55,8 @@ class Backing:
     life_time_fd: int = -1  # of the kernel's attributes of an eMMC; -1: there are none that mean anything
     pre_eol_fd: int = -1
     lifetime: bool = False  # is it told by the target?
-    flash: "EmulatedStorage | None" = field(default=None, repr=False)  # emulated here; its target is what is served
+    target: "ServedTarget | None" = field(default=None, repr=False)  # called instead of `fd`
+    flash: "EmulatedStorage | None" = field(default=None, repr=False)  # emulated here, and closed with this
     measure: Callable[[], int] | None = field(default=None, repr=False)  # size in bytes, now
 
     def current_capacity(self) -> int:

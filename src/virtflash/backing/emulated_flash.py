@@ -290,6 +290,7 @@ def open_flash(
         physical_block_bytes=target.unit_bytes,
         optimal_io_bytes=1 << (target.frame_bytes - 1).bit_length(),
         lifetime=True,
+        target=target,
         flash=storage,
     )
     if not backing.read_only:

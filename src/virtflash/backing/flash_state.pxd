@@ -48,3 +48,4 @@ cdef struct FlashState:
     uint64_t bus_ns_per_kib  # 0: the bus takes no time
     uint64_t bus_free_ns
     uint64_t ready_ns
+    uint32_t host_failed  # shared, latched: a sync of the image failed

@@ -1,7 +1,7 @@
 """Emulated storage as a `Target`: a volatile cache on a flash translation layer."""
 
 from cpython.pycapsule cimport PyCapsule_New
-from libc.errno cimport EROFS
+from libc.errno cimport EIO, EROFS
 from libc.math cimport NAN
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -35,6 +35,7 @@ from virtflash.backing.target cimport (
     TargetProgress,
 )
 from virtflash.backing.write_cache cimport cache_data, cache_drop, cache_find, cache_free, cache_make
+from virtflash.engine.atomics cimport exchange_u32, load_relaxed_u32
 from virtflash.flash.ageing cimport pass_time
 from virtflash.flash.device cimport Device
 from virtflash.flash.emulated cimport EmulatedFlash
@@ -408,6 +409,7 @@ cdef class FlashTarget:
         target.read, target.write, target.flush, target.change = target_read, target_write, target_flush, target_change
         target.lifetime, target.work, target.ready_ns = target_lifetime, target_work, target_ready_ns
         target.sync_begins, target.synced = target_sync_begins, target_synced
+        target.host_failed = &self.state.host_failed
         self.capsule = PyCapsule_New(target, "virtflash.backing.Target", NULL)
         return 0
 
@@ -437,8 +439,19 @@ cdef class FlashTarget:
         memset(&request, 0, sizeof(request))
         self._once(CALL_SYNC_BEGINS, &request)
         if self.state.target.sync_fd >= 0:
-            self.sync_image()
+            self._sync_image()
         return self._once(CALL_SYNCED, &request)
+
+    cdef int _sync_image(self) except -1:
+        """The kernel tells of a failure once: whoever else waits for the image has to hear of it too."""
+        try:
+            self.sync_image()
+        except OSError:
+            exchange_u32(&self.state.host_failed, 1)
+            raise
+        if load_relaxed_u32(&self.state.host_failed):
+            raise OSError(EIO, "an earlier sync of the image failed")
+        return 0
 
     cdef int _run(self, int call, Request *request) except -1:
         """Until all of it is done. Other requests have their turn in between."""

@@ -1,18 +1,21 @@
 """`virtflash serve`: the server's command line."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from virtflash.cli import CommandError
 from virtflash.cli.sizes import Size
 from virtflash.standard_output import abandon_output
 
 if TYPE_CHECKING:
+    from virtflash.logs import Log
     from virtflash.server import Options, Volume
 
 CAPABILITIES = json.dumps({"type": "block", "features": ["read-only", "blk-file"]})  # of the program conventions
@@ -31,6 +34,7 @@ PATH = NamedPath(path_type=Path)
 
 
 @click.command()
+@click.argument("configuration", type=PATH, required=False)
 @click.option(
     "--image",
     "--blk-file",
@@ -104,32 +108,35 @@ PATH = NamedPath(path_type=Path)
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="The least that is logged, to standard error.",
+    help="The least that is logged, to standard error; info, if the configuration says nothing else.",
 )
 @click.option("--log-json", is_flag=True, help="Log as JSON, one object a line.")
 @click.option("--print-capabilities", is_flag=True, help="Print what this back end can, as JSON, and exit.")
 def serve(
     *,
+    configuration: Path | None,
     images: tuple[Path, ...],
     flashes: tuple[Path, ...],
     null: int | None,
     sockets: tuple[Path, ...],
     fd: int | None,
-    log_level: str,
+    log_level: str | None,
     log_json: bool,
     print_capabilities: bool,
     **how: Any,
 ) -> int:
-    """Serve raw images, block devices or emulated flash to virtual machines as virtio block devices, over vhost-user.
+    """Serve the volumes of CONFIGURATION, a TOML file, to virtual machines as virtio block devices, over vhost-user;
+    or, without one, raw images, block devices or emulated flash named by options.
 
-    Runs in the foreground until SIGTERM. A front end may leave and come back, or another one may come. SIGHUP looks
-    whether an image has grown and tells its guest.
+    Runs in the foreground until SIGTERM. A front end may leave and come back, or another one may come. SIGHUP reads the
+    configuration again; without one, it looks whether an image has grown and tells its guest.
     """
     if print_capabilities:
         click.echo(CAPABILITIES)
         return 0
+    if configuration is not None:
+        check_configuration_alone()
+        return serve_configuration(configuration, log_level=log_level, log_json=log_json)
     count = len(images) + len(flashes)
     check_what_and_where(images=count, null=null is not None, sockets=len(sockets), fd=fd is not None)
     check_named_once([*images, *flashes, *sockets])
@@ -142,7 +149,49 @@ def serve(
         replace(volume, socket_path=path, fd=inherited)
         for volume, (path, inherited) in zip(served or [Volume(null_bytes=null)], places, strict=True)
     ]
-    return serve_volumes(volumes, Options(**how), log_level=log_level, log_json=log_json)
+    return serve_volumes(volumes, Options(**how), log_level=log_level or "info", log_json=log_json)
+
+
+def check_configuration_alone() -> None:
+    """click.UsageError: options that say what a configuration says."""
+    context = click.get_current_context()
+    allowed = {"configuration", "log_level", "log_json", "print_capabilities"}
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in allowed and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{parameter.opts[0]} beside a configuration: write it there")
+
+
+def serve_configuration(path: Path, *, log_level: str | None, log_json: bool) -> int:
+    """Serve a file of flashes and volumes until told to stop; returns the exit status."""
+    from virtflash.announcement import announce_service  # noqa: PLC0415
+    from virtflash.config import ConfigurationError, read_configuration  # noqa: PLC0415
+    from virtflash.logs import set_up_logging  # noqa: PLC0415
+    from virtflash.server import block_signals  # noqa: PLC0415
+    from virtflash.service import Service  # noqa: PLC0415
+
+    try:
+        configuration = read_configuration(path)
+        set_up_logging(log_level or configuration.server.log_level, as_json=log_json)
+        block_signals()
+        service = Service.create(path, configuration)
+    except ConfigurationError as error:
+        for problem in error.problems:
+            click.echo(problem, err=True)
+        return 1
+    with service:
+        tell(partial(announce_service, service, as_json=log_json), service.server.log)
+        service.server.run()
+    return 0
+
+
+def tell(announce: Callable[[], None], log: "Log") -> None:
+    """Print what is served. Nobody has to read it for guests to be served."""
+    try:
+        announce()
+    except OSError as error:
+        log.warning("what is served could not be printed: %s", error.strerror)
+        abandon_output()
 
 
 def check_what_and_where(*, images: int, null: bool, sockets: int, fd: bool) -> None:
@@ -190,10 +239,6 @@ def serve_volumes(
     except (BackingError, SocketError, ServerError, StatisticsError, OSError) as error:
         raise CommandError(str(error)) from error
     with server:
-        try:
-            announce(server, as_json=log_json)
-        except OSError as error:  # nobody has to read it for guests to be served
-            server.log.warning("what is served could not be printed: %s", error.strerror)
-            abandon_output()
+        tell(partial(announce, server, as_json=log_json), server.log)
         server.run()
     return 0

@@ -61,6 +61,17 @@ def parse_configuration(text: str, where: str) -> Configuration:
     return configuration
 
 
+def complaint(file: Path, path: key_lines.Path, problem: str) -> str:
+    """A line as those above, of what was found to be wrong later. The file may have changed, or gone, meanwhile."""
+    try:
+        lines = key_lines.key_lines(read_text(file))
+    except ConfigurationError:
+        lines = {}
+    reading = Reading(str(file), lines)
+    reading.complain(path, problem)
+    return reading.problems[0][1]
+
+
 class Reading:
     """Of one file. What is wrong is noted, and reading goes on."""
 

@@ -72,6 +72,7 @@ from virtflash.engine.system cimport (
     sem_wait,
     start_thread,
 )
+from virtflash.engine.target_requests cimport host_latch
 from virtflash.engine.uring cimport (
     IORING_OP_FSYNC,
     IORING_OP_READ,
@@ -291,7 +292,7 @@ cdef void flush_target(void *argument) noexcept nogil:
 cdef void tell_synced(void *argument) noexcept nogil:
     cdef SyncStep *step = <SyncStep *>argument
     cdef Target *target = step.binding.target
-    if not load_relaxed_u32(&step.binding.host_failed):
+    if not load_relaxed_u32(host_latch(step.binding)):
         target.synced(target.self, step.mark)
 
 
@@ -414,10 +415,10 @@ cdef class Binding:
             with nogil:
                 result = sync_file(&self.state)
         if result:
-            exchange_u32(&self.state.host_failed, 1)
+            exchange_u32(host_latch(&self.state), 1)
             return result
         self._on_owner(tell_synced, step)
-        return 0
+        return -errno_names.EIO if load_relaxed_u32(host_latch(&self.state)) else 0
 
     @staticmethod
     def _check(memory_alignment, offset_alignment, max_segments, secure_erase_alignment, capacity):

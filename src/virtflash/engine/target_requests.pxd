@@ -339,12 +339,17 @@ cdef inline void after_sync_all(ReactorState *reactor, Slot *slot, int32_t resul
         slot = following
 
 
+cdef inline uint32_t *host_latch(BindingState *binding) noexcept nogil:
+    """That a sync of the file failed: all that lies in the same file has to hear of it."""
+    return binding.target.host_failed if binding.target.host_failed != NULL else &binding.host_failed
+
+
 cdef inline int32_t tell_target(BindingState *binding, int32_t result) noexcept nogil:
     """0 or -errno for those that waited. The kernel reports a failure once: after it, a sync that succeeds proves
     nothing, and the target must not give up what it keeps in reserve."""
     if result:
-        exchange_u32(&binding.host_failed, 1)
-    elif load_relaxed_u32(&binding.host_failed):
+        exchange_u32(host_latch(binding), 1)
+    elif load_relaxed_u32(host_latch(binding)):
         result = -EIO
     else:
         binding.target.synced(binding.target.self, binding.sync_mark)

@@ -31,12 +31,6 @@ class Connection:
         """Readable when a message begins, or when the front end is gone."""
         return self._socket.fileno()
 
-    def peer(self) -> tuple[int, int]:
-        """Process and user id of the front end."""
-        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid, uid, _gid = struct.unpack("3i", credentials)
-        return pid, uid
-
     def read(self) -> Message | None:
         """The next message, once `fileno` is readable; None: the front end has left.
 

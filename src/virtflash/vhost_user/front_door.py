@@ -18,6 +18,7 @@ from virtflash.vhost_user.backend import Backend
 from virtflash.vhost_user.connection import Connection
 from virtflash.vhost_user.messages import ProtocolError
 from virtflash.vhost_user.session import Session
+from virtflash.vhost_user.socket_owner import Peer, SocketOwner
 
 PAUSE_SECONDS = 1.0  # between two looks at what the device has to report, or at a socket that cannot be accepted from
 
@@ -28,7 +29,8 @@ HasFileno = int | socket.socket
 class FrontDoor:
     """`reports_fd` is readable while `report` has something to say; it is looked at once a second at most.
 
-    `on_leave` is called after a front end's queues have stopped, with the seconds that it stayed.
+    `on_leave` is called after a front end's queues have stopped, with the seconds that it stayed. `owner`: who may
+    come; None: whoever can; it may be changed, for those that come later.
     """
 
     def __init__(
@@ -40,7 +42,11 @@ class FrontDoor:
         reports_fd: int,
         report: Callable[[], None],
         on_leave: Callable[[float], None],
+        owner: SocketOwner | None = None,
     ) -> None:
+        self.owner = owner
+        self.peer: Peer | None = None  # of the front end that is here; any thread may look
+        self.since = 0.0  # when it came, seconds since 1970
         self._listening = listening
         self._backend = backend
         self._log = log
@@ -135,14 +141,27 @@ class FrontDoor:
             self._log.limited("accept", f"a front end could not be accepted: {error.strerror}")
             self._pause(self._listening, self._accept)  # too many open files: it would be there again at once
             return
+        peer = Peer.of(accepted)
+        if self.owner is not None and not self.owner.admits(peer):
+            accepted.close()
+            self._log.limited(
+                "refused",
+                f"front end refused (process {peer.process}, user {peer.user}): {self.owner.name} alone may connect",
+                extra={"event": {"kind": "front-end-refused"}},
+            )
+            return
         self._connection = Connection(accepted)
         self._session = Session(self._backend, self._log)
+        self.peer, self.since = peer, time.time()
         self._since = time.monotonic()
         self._selector.unregister(self._listening)
         self._selector.register(self._connection, selectors.EVENT_READ, self._hear)
-        pid, uid = self._connection.peer()
         self._log.limited(
-            "connected", f"front end connected (process {pid}, user {uid})", level=logging.INFO, burst=LIFE_LINES
+            "connected",
+            f"front end connected (process {peer.process}, user {peer.user})",
+            level=logging.INFO,
+            burst=LIFE_LINES,
+            extra={"event": {"kind": "front-end-connected", "process": peer.process, "user": peer.user}},
         )
 
     def _hear(self) -> None:
@@ -167,7 +186,7 @@ class FrontDoor:
         self._selector.unregister(self._connection)
         self._session.close()
         self._connection.close()
-        self._connection = self._session = None
+        self._connection = self._session = self.peer = None
         self._selector.register(self._listening, selectors.EVENT_READ, self._accept)
         self._log.debug("front end let go: %s", reason)
         self._report()  # what this one did is said before the next one comes

@@ -8,6 +8,7 @@ from pathlib import Path
 
 BACKLOG = 16
 PEER = struct.Struct("iII")  # process, user, group (SO_PEERCRED)
+OWNER_ONLY = 0o600
 PATH_LIMIT = 107  # bytes: sun_path holds 108, the last one a NUL
 
 
@@ -15,8 +16,11 @@ class SocketError(Exception):
     """The socket cannot be had; one line that says which, why, and what to do."""
 
 
-def bind_socket(path: Path) -> socket.socket:
-    """Listen at a path. A socket that a server left there when it died is replaced; one that is served is not."""
+def bind_socket(path: Path, mode: int | None = None) -> socket.socket:
+    """Listen at a path. A socket that a server left there when it died is replaced; one that is served is not.
+
+    mode: permissions of its file, in force from its first moment on; None: what the process's mask leaves.
+    """
     if len(os.fsencode(path)) > PATH_LIMIT:
         raise SocketError(
             f"{path}: longer than the {PATH_LIMIT} bytes that a socket's path may have; choose a shorter one"
@@ -24,7 +28,11 @@ def bind_socket(path: Path) -> socket.socket:
     remove_abandoned(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        if mode is not None:
+            os.fchmod(listening.fileno(), mode & OWNER_ONLY)  # which the file is then made with
         listening.bind(str(path))
+        if mode is not None:
+            path.chmod(mode)
         listening.listen(BACKLOG)
     except OSError as error:
         listening.close()

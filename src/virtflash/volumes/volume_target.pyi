@@ -18,3 +18,6 @@ class VolumeTarget:
     capsule: object  # a PyCapsule called "virtflash.backing.Target"
     below: EmulatedStorage
     sectors: int
+    def extend(self, pieces: Iterable[tuple[int, int]]) -> None:
+        """The same volume with more behind it, while it is served. Needs `below.owner`, as `FlashTarget` has it.
+        ValueError: it would be smaller."""

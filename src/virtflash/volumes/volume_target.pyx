@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from posix.uio cimport iovec
 
-from virtflash.backing.target cimport TARGET_MORE, Target, TargetProgress
+from virtflash.backing.target cimport TARGET_MORE, Call, Target, TargetProgress
 
 cdef enum:
     SECTOR_BYTES = 512
@@ -125,6 +125,20 @@ cdef uint64_t volume_ready_ns(void *self) noexcept nogil:
     return below.ready_ns(below.self)
 
 
+cdef struct Replacement:
+    VolumeState *state
+    VolumeState *other
+
+
+cdef void swap_pieces(void *argument) noexcept nogil:
+    """On the thread that looks them up."""
+    cdef Replacement *replacement = <Replacement *>argument
+    cdef VolumeState *state = replacement.state
+    cdef VolumeState *other = replacement.other
+    state.pieces, other.pieces = other.pieces, state.pieces
+    state.count, other.count = other.count, state.count
+
+
 cdef class VolumeTarget:
     """See volume_target.pyi."""
 
@@ -164,10 +178,25 @@ cdef class VolumeTarget:
     cdef int _make_target(self) except -1:
         cdef Target *target = &self.state.target
         target.self, target.sync_fd = &self.state, self.state.below.sync_fd
+        target.host_failed = self.state.below.host_failed
         target.read, target.write, target.flush, target.change = volume_read, volume_write, volume_flush, volume_change
         target.lifetime, target.work, target.ready_ns = volume_lifetime, volume_work, volume_ready_ns
         target.sync_begins, target.synced = volume_sync_begins, volume_synced
         return 0
+
+    def extend(self, pieces):
+        cdef VolumeTarget longer = VolumeTarget(self.below, pieces)
+        cdef Replacement replacement
+        cdef Call call
+        if longer.sectors < self.sectors:
+            raise ValueError(f"{longer.sectors} sectors: a volume of {self.sectors} only grows")
+        replacement.state, replacement.other = &self.state, &longer.state
+        call.function, call.argument = swap_pieces, &replacement
+        if self.below.owner is None:
+            swap_pieces(&replacement)
+        else:
+            self.below.owner(PyCapsule_New(&call, "virtflash.engine.Call", NULL))
+        self.sectors = longer.sectors
 
     def __dealloc__(self):
         free(self.state.pieces)

@@ -42,3 +42,8 @@ class Window:
         """As `FlashTarget.change`."""
         for at, count in self.pieces(sector, sectors):
             self.flash.change(kind, at, count)
+
+
+def pieces_of(volume: Volume, granule_sectors: int) -> list[tuple[int, int]]:
+    """Where on the flash all of a volume lies: first sector there and their number, in order."""
+    return list(pieces(volume.extents, granule_sectors, 0, volume.sectors))

@@ -1,0 +1,165 @@
+"""A configuration, served: its flashes opened, its volumes made where they are not there yet, each at its socket.
+
+What can change while guests run goes through here: volumes come, grow and go. One change at a time.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import RLock
+from typing import Self
+
+from virtflash.backing import BackingError
+from virtflash.config import Configuration, ConfigurationError, Volume
+from virtflash.config.reading import complaint
+from virtflash.devices.blk import BlkOptions
+from virtflash.export import Export
+from virtflash.server import Options, Served, Server, ServerError, default_serial
+from virtflash.shared_flash import SECTOR_BYTES, SharedFlash
+from virtflash.statistics_file import StatisticsError
+from virtflash.vhost_user.listening_socket import SocketError, adopt_socket, bind_socket
+from virtflash.vhost_user.socket_owner import OwnerError, SocketOwner
+from virtflash.volumes.errors import VolumeError
+
+Key = tuple[str | int, ...]
+TROUBLE = (BackingError, OwnerError, ServerError, SocketError, StatisticsError, VolumeError, OSError)
+
+
+@dataclass
+class Service:
+    """`configuration`: what is in force. `inherited`: listening sockets by the names of volumes, instead of paths.
+
+    A context manager, as `Server` is.
+    """
+
+    path: Path
+    configuration: Configuration
+    server: Server
+    inherited: dict[str, int] = field(default_factory=dict)
+    lock: RLock = field(default_factory=RLock)
+
+    @classmethod
+    def create(cls, path: Path, configuration: Configuration, inherited: dict[str, int] | None = None) -> Self:
+        """Open everything that can fail, before anything is served. ConfigurationError: a line of what is in the way,
+        with the key that asks for it."""
+        section = configuration.server
+        options = Options(
+            reactors=section.reactors,
+            io=section.io,
+            statistics=None if section.statistics is None else path.parent / section.statistics,
+        )
+        service = cls(path, configuration, Server(options), inherited or {})
+        try:
+            service._open()
+        except BaseException:
+            service.server.close()
+            raise
+        return service
+
+    def _open(self) -> None:
+        with self.blaming(("server",)):
+            self.server.name_statistics([self.place(flash.path) for flash in self.configuration.flash.values()])
+            self.server.start_reactors(len(self.configuration.flash))
+        for number, name in enumerate(self.configuration.flash):
+            with self.blaming(("flash", name)):
+                self._open_flash(name, number)
+        for name, volume in self.configuration.volume.items():
+            self.add(name, volume)
+        for flash in self.server.flashes.values():
+            self._name_strangers(flash)
+
+    def _open_flash(self, name: str, number: int) -> None:
+        section = self.configuration.flash[name]
+        flash = SharedFlash.open(name, section, self.place(section.path))
+        self.server.flashes[name] = flash
+        if section.capacity is not None and section.capacity != flash.backing.capacity_sectors * SECTOR_BYTES:
+            raise BackingError(
+                f"capacity is {section.capacity} bytes, and {section.path} has"
+                f" {flash.backing.capacity_sectors * SECTOR_BYTES}; name the right image, or its capacity"
+            )
+        flash.own(self.server.reactors[number % len(self.server.reactors)])
+
+    def _name_strangers(self, flash: SharedFlash) -> None:
+        for volume in flash.pool.volumes:
+            if self.server.find(volume.name) is None:
+                flash.log.warning("volume %s is on the flash and not in the configuration: not served", volume.name)
+
+    # Volumes
+
+    def add(self, name: str, volume: Volume) -> Served:
+        """Make it, if it is not there, and serve it. ConfigurationError."""
+        flash = self.server.flashes[volume.flash]
+        with self.lock, self.blaming(("volume", name)):
+            owner = None if volume.owner is None else SocketOwner.named(volume.owner)
+            if self.server.find(name) is not None:
+                raise VolumeError(f"volume {name} is served already")
+            flash.make(name, volume)
+            return self._serve(name, volume, flash, owner)
+
+    def _serve(self, name: str, volume: Volume, flash: SharedFlash, owner: SocketOwner | None) -> Served:
+        assert flash.reactor is not None
+        serial = default_serial(name) if volume.serial is None else volume.serial
+        export = Export(name, flash.volume_backing(name), BlkOptions(serial.encode(), volume.queues), [flash.reactor])
+        if name in self.inherited:
+            listening = adopt_socket(os.dup(self.inherited[name]))
+            return self.server.serve(export, listening, flash.reactor, owner=owner, flash=flash)
+        path = self.place(volume.socket)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        listening = bind_socket(path, int(volume.mode, 8))
+        served = self.server.serve(export, listening, flash.reactor, socket_path=path, owner=owner, flash=flash)
+        self.give_socket(served, owner)
+        return served
+
+    def give_socket(self, served: Served, owner: SocketOwner | None) -> None:
+        """Its file becomes the owner's. Without the right to do so, its mode has to let him in."""
+        if owner is None or served.socket_path is None:
+            return
+        try:
+            owner.take(served.socket_path)
+        except PermissionError:
+            served.export.log.warning(
+                "the socket cannot be given to %s by user %d: he can connect only as far as its mode lets him",
+                owner.name,
+                os.geteuid(),
+            )
+
+    def remove(self, name: str) -> None:
+        """Serve it no more. Its data stays."""
+        with self.lock:
+            served = self.server.find(name)
+            if served is not None:
+                self.server.stop_serving(served)
+
+    def grow(self, name: str, size: int) -> None:
+        """Bytes; its guest is told. VolumeError, OSError."""
+        with self.lock:
+            served = self.server.find(name)
+            if served is None or served.flash is None:
+                raise VolumeError(f"there is no volume {name!r} that is served")
+            served.flash.grow(name, size // SECTOR_BYTES)
+            if served.export.grown():
+                served.door.announce_config_change()
+
+    # Where, and who is to blame
+
+    def place(self, path: str) -> Path:
+        """What a path in the configuration means: relative ones are so to its directory."""
+        return self.path.parent / path
+
+    @contextmanager
+    def blaming(self, key: Key) -> Iterator[None]:
+        """Whatever is in the way becomes a line that names the key of the configuration. ConfigurationError."""
+        try:
+            yield
+        except TROUBLE as error:
+            text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+            raise ConfigurationError([complaint(self.path, key, text)]) from error
+
+    def __enter__(self) -> Self:
+        self.server.__enter__()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.server.close()
