@@ -30,6 +30,7 @@ from virtflash.engine.state cimport (
     Slot,
 )
 from virtflash.engine.submission cimport issue
+from virtflash.engine.allowed_requests cimport begin_allowed, is_closed
 from virtflash.engine.target_requests cimport EFFORT_LIMIT, begin_target
 from virtflash.engine.virtio cimport BLK_S_IOERR, BLK_S_OK, DEVICE_ID_BYTES
 
@@ -63,6 +64,7 @@ cdef inline void begin(ReactorState *reactor, QueueState *queue, Slot *slot) noe
     slot.bounce = NULL
     slot.retries = 0
     slot.ready_ns = 0
+    slot.held = False
     queue.order += 1
     count_u32(&queue.in_flight, 1)
 
@@ -101,8 +103,10 @@ cdef inline void start_io(ReactorState *reactor, QueueState *queue, Slot *slot) 
         answer_without_io(reactor, slot)
     elif binding.target == NULL:
         issue(reactor, slot)
-    else:
+    elif binding.allowance == NULL:
         begin_target(reactor, slot)
+    else:
+        begin_allowed(reactor, slot)
 
 
 cdef inline void take_request(ReactorState *reactor, QueueState *queue) noexcept nogil:
@@ -150,7 +154,7 @@ cdef inline uint32_t drain_queue(ReactorState *reactor, QueueState *queue) noexc
     if pending > batch:
         pending = batch
     reactor.effort = 0
-    while taken < pending and not queue.broken and reactor.effort < EFFORT_LIMIT:
+    while taken < pending and not queue.broken and reactor.effort < EFFORT_LIMIT and not is_closed(reactor, queue):
         take_request(reactor, queue)
         taken += 1
     if taken:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol, TypedDict
 
+from virtflash.engine.allowance import Allowance
+
 QUEUE_ENTRIES_MAX: int  # of a ring
 LATENCY_BOUNDS: list[int]  # upper bounds of the latency buckets, in nanoseconds
 
@@ -32,7 +34,7 @@ class QueueStatistics(TypedDict):
 class Event(TypedDict):
     """Something that happened in the data plane and that an operator should know. Counted, never queued: no flood."""
 
-    kind: str  # "queue-broken", "malformed", "io-error", "sync-failed", "memory-lost", "kick-lost"
+    kind: str  # "queue-broken", "malformed", "io-error", "sync-failed", "memory-lost", "kick-lost", "budget-spent", "budget-restored"
     queue: int
     count: int  # since the last call of take_events
     detail: str  # of the last one, in words
@@ -104,7 +106,9 @@ class Binding:
         pre_eol_fd: int = -1,
         target: EmulatedStorage | None = None,
         lifetime: bool = False,  # of a target: GET_LIFETIME can be offered
+        allowance: Allowance | None = None,  # of a target: what its requests may take
     ) -> None: ...
+    allowance: Allowance | None
     target: EmulatedStorage | None
     capacity_sectors: int  # settable: it may only grow
     write_through: bool  # settable; every write that completes from then on is stable at completion

@@ -30,6 +30,7 @@ from posix.mman cimport (
 from posix.uio cimport iovec
 
 from virtflash.backing.target cimport TARGET_SYNC, Call, Target
+from virtflash.engine.admission cimport Allowance
 from virtflash.engine.atomics cimport (
     exchange_u32,
     load_acquire_u16,
@@ -126,7 +127,8 @@ cdef enum:
 
 OPERATIONS = ("read", "write", "flush", "discard", "write_zeroes", "secure_erase", "get_id", "lifetime", "unknown")
 LATENCY_NAMES = ("read", "write", "flush", "other")
-EVENT_NAMES = ("queue-broken", "malformed", "io-error", "sync-failed", "memory-lost", "kick-lost")
+EVENT_NAMES = ("queue-broken", "malformed", "io-error", "sync-failed", "memory-lost", "kick-lost", "budget-spent",
+               "budget-restored")
 FAULT_WORDS = (
     "nothing",
     "the available index jumped by more than the ring holds",
@@ -300,6 +302,7 @@ cdef class Binding:
     cdef BindingState state
     cdef list queues  # that run, or are about to
     cdef readonly object target
+    cdef readonly object allowance
     cdef Reactor owner  # the one reactor that may call the target
 
     def __cinit__(self):
@@ -331,6 +334,7 @@ cdef class Binding:
         int pre_eol_fd=-1,
         target=None,
         bint lifetime=False,
+        allowance=None,
     ):
         cdef BindingState *state = &self.state
         if state.event_fd >= 0:
@@ -343,6 +347,8 @@ cdef class Binding:
             fd = self._take_target(target, fd)
         if lifetime and (target is None or state.target.lifetime == NULL):
             raise ValueError("a lifetime is offered of a target that tells it")
+        if allowance is not None:
+            self._take_allowance(allowance)
         state.fd, state.fd_unaligned = fd, fd_unaligned
         state.capacity = capacity_sectors
         state.block_device, state.read_only, state.zero_range = block_device, read_only, zero_range
@@ -376,6 +382,13 @@ cdef class Binding:
         self.target = target
         self.state.target = calls
         return calls.sync_fd
+
+    cdef int _take_allowance(self, allowance) except -1:
+        if self.state.target == NULL:
+            raise ValueError("an allowance is of a target: only those have all of their queues on one reactor")
+        self.state.allowance = <Allowance *>PyCapsule_GetPointer(allowance.capsule, "virtflash.engine.Allowance")
+        self.allowance = allowance
+        return 0
 
     cdef _take_owner(self, Reactor reactor):
         """Of a target, the first reactor that has a queue of it makes all calls."""

@@ -6,6 +6,7 @@ publication and at most one interrupt for each queue.
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
 
+from virtflash.engine.allowed_requests cimport is_closed, obey_new_limits, release_held
 from virtflash.engine.adaptive_polling cimport keep_polling, learn_from_sleep, poll_paid
 from virtflash.engine.atomics cimport count_u64, load_relaxed_u32, store_release_u32
 from virtflash.engine.bell cimport bell_ring, bell_set
@@ -130,6 +131,7 @@ cdef inline void obey(ReactorState *reactor, Command *command) noexcept nogil:
     if command.kind == COMMAND_STOP:
         command.queue.stop_command = command
         reactor.stopping_count += 1
+        release_held(reactor, command.queue)
         return
     if command.kind == COMMAND_START:
         start_queue(reactor, command.queue)
@@ -142,6 +144,7 @@ cdef inline void obey(ReactorState *reactor, Command *command) noexcept nogil:
     elif command.kind == COMMAND_RUN:
         command.call.function(command.call.argument)
         want_work(reactor)
+        obey_new_limits(reactor)
     elif command.kind == COMMAND_EXIT:
         reactor.exiting = True
     mailbox_done(command)
@@ -291,7 +294,9 @@ cdef inline bint allow_all_kicks(ReactorState *reactor) noexcept nogil:
     cdef QueueState *queue
     for i in range(reactor.queue_count):
         queue = reactor.queues[i]
-        if not queue.broken and queue.stop_command == NULL and ring_allow_kicks(&queue.ring):
+        if queue.broken or queue.stop_command != NULL or is_closed(reactor, queue):
+            continue  # a kick would tell nothing that anybody acted on
+        if ring_allow_kicks(&queue.ring):
             found = True
     return found
 

@@ -7,6 +7,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
 from virtflash.backing.target cimport Call, Target, TargetProgress
+from virtflash.engine.admission cimport Allowance
 from virtflash.engine.bell cimport Bell, Ringer
 from virtflash.engine.system cimport pthread_cond_t, pthread_mutex_t, pthread_t, sem_t
 from virtflash.engine.uring cimport io_uring
@@ -59,6 +60,8 @@ cdef enum:
     EVENT_SYNC_FAILED
     EVENT_MEMORY_LOST
     EVENT_KICK_LOST
+    EVENT_BUDGET_SPENT
+    EVENT_BUDGET_RESTORED
     EVENT_KINDS
 
 # Why a chain or a ring was refused; the words are in reactor.pyx.
@@ -179,6 +182,7 @@ cdef struct BindingState:
     int event_fd
     Target *target  # calls instead of file I/O; NULL: a file. This and what follows is its only reactor's
     bint wants_work  # it was called, or said that there is more to do
+    Allowance *allowance  # what it may take; NULL: whatever it likes
     Slot *sync_leader  # of the sync of its file that is under way
     Slot *sync_covered  # those that began to wait before that sync did
     Slot *sync_waiting  # those that came later, in order
@@ -247,6 +251,8 @@ cdef struct Slot:
     uint64_t sectors_done  # of the next segment
     uint8_t resume  # the stage before STAGE_ROOM or STAGE_READY
     uint64_t ready_ns  # when a target's operations would be done on the real part; 0: at once
+    bint held  # it waits for its volume's allowance, and has not begun
+    double wear  # bytes of flash that it was charged
     Slot *child  # among the delayed
     TargetProgress progress  # a target's, of the next segment
     Segment segments[SEGMENT_LIMIT]

@@ -15,6 +15,7 @@ from virtflash.backing.target cimport (
     TARGET_WRITE_ZEROES,
     Target,
 )
+from virtflash.engine.admission cimport begin_charged
 from virtflash.engine.atomics cimport exchange_u32, load_relaxed_u32
 from virtflash.engine.block_request cimport iov_advance
 from virtflash.engine.blocking_io cimport keep_lifetime
@@ -310,9 +311,17 @@ cdef inline uint32_t continue_parts(ReactorState *reactor, QueueState *queue) no
     return count
 
 
+cdef inline void end_hold(Slot *slot) noexcept nogil:
+    """Its volume's allowance lets it begin."""
+    slot.held = False
+    begin_charged(slot.queue.binding.allowance, slot.length if slot.wear > 0 else 0, slot.wear)
+
+
 cdef inline void resume_ready(ReactorState *reactor, Slot *slot) noexcept nogil:
     """The real part would be done by now. The mode of the cache may have changed meanwhile."""
     slot.stage = slot.resume
+    if slot.held:
+        end_hold(slot)
     if slot.result == TARGET_MORE:
         wait_for_turn(slot)
     elif slot.result < 0 or not must_sync_now(slot):

@@ -4,6 +4,7 @@ those requests that wait for a time."""
 from libc.stdint cimport uint32_t, uint64_t
 
 from virtflash.backing.target cimport Target
+from virtflash.engine.admission cimport NEVER_NS, closed_until
 from virtflash.engine.state cimport BindingState, ReactorState
 from virtflash.engine.system cimport cpu_relax
 
@@ -44,6 +45,11 @@ cdef inline bint wait_briefly(const ReactorState *reactor) noexcept nogil:
     return True
 
 
+cdef inline uint64_t earlier(uint64_t deadline_ns, uint64_t other_ns) noexcept nogil:
+    """0: no deadline yet."""
+    return other_ns if deadline_ns == 0 or other_ns < deadline_ns else deadline_ns
+
+
 cdef inline uint64_t next_deadline(const ReactorState *reactor) noexcept nogil:
     """Until when to sleep although nobody calls, on the monotonic clock; 0: for ever."""
     cdef uint64_t deadline_ns = reactor.delayed.ready_ns - WAKING_NS if reactor.delayed != NULL else 0
@@ -53,7 +59,9 @@ cdef inline uint64_t next_deadline(const ReactorState *reactor) noexcept nogil:
     for i in range(reactor.queue_count):
         binding = reactor.queues[i].binding
         if binding.wants_work:
-            ready_ns = binding.target.ready_ns(binding.target.self)
-            if deadline_ns == 0 or ready_ns < deadline_ns:
-                deadline_ns = ready_ns
+            deadline_ns = earlier(deadline_ns, binding.target.ready_ns(binding.target.self))
+        if binding.allowance != NULL:
+            ready_ns = closed_until(binding.allowance)
+            if reactor.now_ns < ready_ns < NEVER_NS:
+                deadline_ns = earlier(deadline_ns, ready_ns)
     return deadline_ns

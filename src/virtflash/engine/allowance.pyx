@@ -1,0 +1,181 @@
+# cython: language_level=3
+"""The allowance of a volume as Python sees it; the types and errors are described in `allowance.pyi`."""
+
+from cpython.pycapsule cimport PyCapsule_New
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+
+from virtflash.backing.target cimport Call
+
+from virtflash.engine.admission cimport (
+    NEVER_NS,
+    SPENT_ALARM,
+    SPENT_READ_ONLY,
+    SPENT_THROTTLE,
+    Allowance as State,
+    admit,
+    begin_charged,
+    closed_until,
+    settle,
+)
+from virtflash.engine.atomics cimport exchange_u32, load_relaxed_u32, load_relaxed_u64
+from virtflash.engine.system cimport monotonic_ns
+from virtflash.engine.token_bucket cimport Bucket, pay_later
+
+WHEN_SPENT = {"throttle": SPENT_THROTTLE, "read-only": SPENT_READ_ONLY, "alarm": SPENT_ALARM}
+
+cdef enum:
+    HOLD_SHARE = 4  # of a burst that is kept for requests that have to go early: one in so many
+    SECOND_NS = 1000000000
+
+
+# Rates in units a second, 0: no limit; bursts in units.
+cdef struct Rates:
+    State *state
+    double requests
+    double requests_burst
+    double bytes
+    double bytes_burst
+    double wear
+    double wear_burst
+    uint32_t when_spent
+    uint64_t now_ns
+
+
+cdef void fill(Bucket *bucket, double rate, double burst, uint64_t now_ns) noexcept nogil:
+    """What was taken stays taken, in units."""
+    cdef double owed = 0
+    if bucket.ns_per_unit > 0 and bucket.paid_ns > now_ns:
+        owed = <double>(bucket.paid_ns - now_ns) / bucket.ns_per_unit
+    memset(bucket, 0, sizeof(Bucket))
+    if rate <= 0:
+        return
+    bucket.ns_per_unit = SECOND_NS / rate
+    bucket.hold_ns = <uint64_t>(burst * bucket.ns_per_unit / HOLD_SHARE)
+    bucket.burst_ns = <uint64_t>(burst * bucket.ns_per_unit) - bucket.hold_ns
+    pay_later(bucket, now_ns, owed)
+
+
+cdef void apply_rates(void *argument) noexcept nogil:
+    """On the thread that admits."""
+    cdef Rates *rates = <Rates *>argument
+    cdef State *state = rates.state
+    fill(&state.requests, rates.requests, rates.requests_burst, rates.now_ns)
+    fill(&state.bytes, rates.bytes, rates.bytes_burst, rates.now_ns)
+    fill(&state.wear, rates.wear, rates.wear_burst, rates.now_ns)
+    state.when_spent, state.released = rates.when_spent, True
+    if rates.wear <= 0:
+        state.marked = False
+        exchange_u32(&state.spent, 0)
+
+
+cdef class Allowance:
+    """See allowance.pyi."""
+
+    cdef State state
+    cdef readonly object capsule  # for a binding
+    cdef public object owner  # runs a call on the thread that admits; None: whoever calls does
+
+    def __cinit__(self):
+        memset(&self.state, 0, sizeof(State))
+
+    def __init__(self, *, double slack=0):
+        self.state.slack = slack
+        self.state.amplification = 1
+        self.state.ledger_fd = -1
+        self.capsule = PyCapsule_New(&self.state, "virtflash.engine.Allowance", NULL)
+
+    @property
+    def delayed(self):
+        return load_relaxed_u64(&self.state.delayed)
+
+    @property
+    def wear_ns_per_byte(self):
+        return self.state.wear.ns_per_unit
+
+    @property
+    def burst_ns(self):
+        return self.state.wear.burst_ns + self.state.wear.hold_ns
+
+    @property
+    def wear(self):
+        return {
+            "paid_ns": load_relaxed_u64(&self.state.wear.paid_ns),
+            "mark_ns": load_relaxed_u64(&self.state.mark_ns),
+            "spent": load_relaxed_u32(&self.state.spent) != 0,
+            "times_spent": load_relaxed_u64(&self.state.times_spent),
+            "amplification": self.state.amplification,
+            "wanted": load_relaxed_u32(&self.state.asked) != 0,
+        }
+
+    def set_rates(
+        self,
+        *,
+        double requests=0,
+        double requests_burst=0,
+        double bytes=0,
+        double bytes_burst=0,
+        double wear=0,
+        double wear_burst=0,
+        str when_spent="throttle",
+        uint64_t now_ns=0,
+    ):
+        cdef Rates rates = Rates(
+            &self.state, requests, requests_burst, bytes, bytes_burst, wear, wear_burst, WHEN_SPENT[when_spent],
+            now_ns or monotonic_ns(),
+        )
+        cdef Call call
+        for rate, burst in ((requests, requests_burst), (bytes, bytes_burst), (wear, wear_burst)):
+            if rate > 0 and burst <= 0:
+                raise ValueError("a burst of nothing lets nothing pass")
+        call.function, call.argument = apply_rates, &rates
+        if self.owner is None:
+            apply_rates(&rates)
+        else:
+            self.owner(PyCapsule_New(&call, "virtflash.engine.Call", NULL))
+
+    def keep_marks(self, int ledger_fd, double step, uint64_t now_ns=0):
+        self.state.ledger_fd = ledger_fd
+        self.state.step_ns = <uint64_t>(step * self.state.wear.ns_per_unit)
+        self.state.mark_ns = max(self.state.wear.paid_ns, now_ns or monotonic_ns())
+        self.state.marked = True
+
+    def owe(self, double bytes, uint64_t now_ns=0):
+        pay_later(&self.state.wear, now_ns or monotonic_ns(), bytes)
+
+    def owed(self, uint64_t at_ns, uint64_t now_ns=0):
+        cdef uint64_t now = now_ns or monotonic_ns()
+        if self.state.wear.ns_per_unit <= 0 or at_ns <= now:
+            return 0.0
+        return <double>(at_ns - now) / self.state.wear.ns_per_unit
+
+    def next_mark(self, uint64_t now_ns=0):
+        return max(self.state.wear.paid_ns, now_ns or monotonic_ns()) + self.state.step_ns
+
+    def mark(self, uint64_t mark_ns):
+        self.state.mark_ns = mark_ns
+        exchange_u32(&self.state.asked, 0)
+
+    def left(self, uint64_t now_ns=0):
+        cdef uint64_t now = now_ns or monotonic_ns()
+        cdef uint64_t paid = max(self.state.wear.paid_ns, now)
+        if self.state.wear.ns_per_unit <= 0:
+            return 0.0
+        return (<double>self.burst_ns - <double>(paid - now)) / self.state.wear.ns_per_unit
+
+    # What the data plane does
+
+    def admit(self, uint64_t bytes, *, bint writes, uint64_t now_ns):
+        cdef double wear
+        cdef uint64_t ready_ns = admit(&self.state, now_ns, bytes, writes, &wear)
+        if ready_ns == NEVER_NS:
+            return None
+        begin_charged(&self.state, bytes if writes else 0, wear)
+        return ready_ns
+
+    def settle(self, uint64_t programmed, uint64_t now_ns):
+        settle(&self.state, now_ns, programmed)
+
+    def closed_until(self):
+        cdef uint64_t until = closed_until(&self.state)
+        return None if until == NEVER_NS else until
