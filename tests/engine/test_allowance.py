@@ -74,7 +74,7 @@ def test_requests_in_any_interval(history: list[tuple[int, int, bool, str]], rat
 @given(steps, st.sampled_from([MIB / 10, 2.0 * MIB]), st.integers(1, 8))
 def test_bytes_in_any_interval(history: list[tuple[int, int, bool, str]], rate: float, burst: int) -> None:
     allowance = Allowance()
-    allowance.set_rates(bytes=rate, bytes_burst=burst * MIB, now_ns=START)
+    allowance.set_rates(transferred=rate, transferred_burst=burst * MIB, now_ns=START)
     begun, now = Begun(), START
     for wait, size, writes, _ in history:
         now += wait

@@ -98,7 +98,7 @@ def test_a_wait_ends_by_itself(allowed: Callable[..., Allowed]) -> None:
 
 
 def test_bytes_are_those_read_and_written(allowed: Callable[..., Allowed]) -> None:
-    disk = allowed(bytes=HOUR, bytes_burst=4096)
+    disk = allowed(transferred=HOUR, transferred_burst=4096)
     disk.offer(IN, OUT, FLUSH, IN, OUT, IN, IN, FLUSH)
     disk.comes_to(8)  # six of 512 bytes: three quarters
     disk.offer(IN, FLUSH)

@@ -38,8 +38,8 @@ class Allowance:
         *,
         requests: float = 0,  # a second; 0: no limit
         requests_burst: float = 0,
-        bytes: float = 0,  # a second
-        bytes_burst: float = 0,
+        transferred: float = 0,  # bytes a second
+        transferred_burst: float = 0,
         wear: float = 0,  # bytes of flash a second
         wear_burst: float = 0,
         when_spent: WhenSpent = "throttle",
@@ -47,9 +47,9 @@ class Allowance:
     ) -> None:
         """Limits from now on. What was spent stays spent, in bytes. ValueError: a burst of nothing beside a limit."""
     def keep_marks(self, ledger_fd: int, step: float, now_ns: int = 0) -> None:
-        """Before it is served. From now on the wear that is spent is noted somewhere, and not spent beyond what is: see `mark`. `ledger_fd`:
-        an eventfd, written when another mark is wanted. step: bytes from one mark to the next."""
-    def owe(self, bytes: float, now_ns: int = 0) -> None:
+        """Before it is served. From now on the wear that is spent is noted somewhere, and not spent beyond what is: see
+        `mark`. `ledger_fd`: an eventfd, written when another mark is wanted. step: bytes from one mark to the next."""
+    def owe(self, amount: float, now_ns: int = 0) -> None:
         """Before it is served: what was spent before this process began."""
     def owed(self, at_ns: int, now_ns: int = 0) -> float:
         """Bytes that are not paid for yet at a time that `paid_ns` or a mark names."""
@@ -59,7 +59,7 @@ class Allowance:
     def left(self, now_ns: int = 0) -> float:
         """Bytes of the wear budget that may be spent at once; negative: debt."""
     # What the data plane does, for tests
-    def admit(self, bytes: int, *, writes: bool, now_ns: int) -> int | None:
+    def admit(self, size: int, *, writes: bool, now_ns: int) -> int | None:
         """When a request of so many bytes may begin; None: it is refused. It is taken to begin then."""
     def settle(self, programmed: int, now_ns: int) -> None: ...
     def closed_until(self) -> int | None:

@@ -113,19 +113,19 @@ cdef class Allowance:
         *,
         double requests=0,
         double requests_burst=0,
-        double bytes=0,
-        double bytes_burst=0,
+        double transferred=0,
+        double transferred_burst=0,
         double wear=0,
         double wear_burst=0,
         str when_spent="throttle",
         uint64_t now_ns=0,
     ):
         cdef Rates rates = Rates(
-            &self.state, requests, requests_burst, bytes, bytes_burst, wear, wear_burst, WHEN_SPENT[when_spent],
+            &self.state, requests, requests_burst, transferred, transferred_burst, wear, wear_burst, WHEN_SPENT[when_spent],
             now_ns or monotonic_ns(),
         )
         cdef Call call
-        for rate, burst in ((requests, requests_burst), (bytes, bytes_burst), (wear, wear_burst)):
+        for rate, burst in ((requests, requests_burst), (transferred, transferred_burst), (wear, wear_burst)):
             if rate > 0 and burst <= 0:
                 raise ValueError("a burst of nothing lets nothing pass")
         call.function, call.argument = apply_rates, &rates
@@ -140,8 +140,8 @@ cdef class Allowance:
         self.state.mark_ns = max(self.state.wear.paid_ns, now_ns or monotonic_ns())
         self.state.marked = True
 
-    def owe(self, double bytes, uint64_t now_ns=0):
-        pay_later(&self.state.wear, now_ns or monotonic_ns(), bytes)
+    def owe(self, double amount, uint64_t now_ns=0):
+        pay_later(&self.state.wear, now_ns or monotonic_ns(), amount)
 
     def owed(self, uint64_t at_ns, uint64_t now_ns=0):
         cdef uint64_t now = now_ns or monotonic_ns()
@@ -165,12 +165,12 @@ cdef class Allowance:
 
     # What the data plane does
 
-    def admit(self, uint64_t bytes, *, bint writes, uint64_t now_ns):
+    def admit(self, uint64_t size, *, bint writes, uint64_t now_ns):
         cdef double wear
-        cdef uint64_t ready_ns = admit(&self.state, now_ns, bytes, writes, &wear)
+        cdef uint64_t ready_ns = admit(&self.state, now_ns, size, writes, &wear)
         if ready_ns == NEVER_NS:
             return None
-        begin_charged(&self.state, bytes if writes else 0, wear)
+        begin_charged(&self.state, size if writes else 0, wear)
         return ready_ns
 
     def settle(self, uint64_t programmed, uint64_t now_ns):

@@ -34,7 +34,8 @@ class QueueStatistics(TypedDict):
 class Event(TypedDict):
     """Something that happened in the data plane and that an operator should know. Counted, never queued: no flood."""
 
-    kind: str  # "queue-broken", "malformed", "io-error", "sync-failed", "memory-lost", "kick-lost", "budget-spent", "budget-restored"
+    kind: str  # "queue-broken", "malformed", "io-error", "sync-failed", "memory-lost", "kick-lost", "budget-spent",
+    # "budget-restored"
     queue: int
     count: int  # since the last call of take_events
     detail: str  # of the last one, in words
