@@ -32,6 +32,7 @@ struct target {
     uint64_t now_ns;
     uint32_t *host_failed;
     uint64_t (*programmed)(void *, uint32_t);
+    uint32_t caller;
 };
 
 struct control {

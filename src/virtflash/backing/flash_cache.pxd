@@ -35,6 +35,7 @@ cdef inline int32_t as_result(int status) noexcept nogil:
 
 cdef inline void begin_call(FlashState *state) noexcept nogil:
     state.ftl.ready_ns = 0
+    state.ftl.caller = state.target.caller
     state.chip_now_ns[0] = state.target.now_ns
 
 

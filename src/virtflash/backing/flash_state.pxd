@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from virtflash.backing.target cimport Target
+from virtflash.backing.wear_ledger cimport WearLedger
 from virtflash.backing.write_cache cimport WriteCache
 from virtflash.ftl.state cimport Ftl
 
@@ -34,6 +35,7 @@ cdef struct FlashState:
     WriteCache cache
     Protection protection
     FlashCounters counters
+    WearLedger ledger
     uint64_t user_sectors
     uint64_t sectors  # with the areas behind the user's
     uint32_t unit_bytes

@@ -78,6 +78,13 @@ class FlashTarget:
     ) -> bool:
         """Take advice (`ftl.judgement.Advice`; up to 32 of each), patrol so many frames, and erase ahead what is free
         of `blocks` blocks from `first_block` on: the host has its room back. True: a round of the patrol has ended."""
+    def set_owners(self, granule_sectors: int, owners: bytes | bytearray | memoryview, isolated: bool = False) -> None:
+        """Whose the user area is, from sector 0 on: a number for each granule of so many sectors (whole units), 1 to
+        127, or 0 for nobody, as is what lies behind the last granule. At any time, while it is served.
+        ValueError."""
+    def programmed(self, owner: int) -> int:
+        """Bytes of flash programmed because of an owner since this was mounted: for its data, for what it asked for,
+        and its share of what collection costs. 0: nobody's; refresh and levelling are. ValueError: no such number."""
     def lose_power(self, random: int) -> None:
         """The cache is gone, but for what reaches the flash in that moment: units in any order, whole or partly."""
     def condition(self) -> dict[str, int]: ...  # of the flash: blocks, free, bad, spare, to be refreshed; read_only

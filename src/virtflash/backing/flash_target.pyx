@@ -4,7 +4,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.errno cimport EIO, EROFS
 from libc.math cimport NAN
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.uio cimport iovec
 
@@ -34,6 +34,7 @@ from virtflash.backing.target cimport (
     Target,
     TargetProgress,
 )
+from virtflash.backing.wear_ledger cimport distribute, programmed_by
 from virtflash.backing.write_cache cimport cache_data, cache_drop, cache_find, cache_free, cache_make
 from virtflash.engine.atomics cimport exchange_u32, load_relaxed_u32
 from virtflash.flash.ageing cimport pass_time
@@ -43,7 +44,7 @@ from virtflash.flash.physics cimport draw
 from virtflash.ftl.checkpoint cimport checkpoint_now
 from virtflash.ftl.idle_work cimport erase_ahead
 from virtflash.ftl.refresh cimport mark_for_refresh, patrol_step
-from virtflash.ftl.state cimport ADVISED_MAX, FLAG_REFRESH, Advised, Ftl
+from virtflash.ftl.state cimport ADVISED_MAX, FLAG_REFRESH, OWNERS, Advised, Ftl
 from virtflash.ftl.translation cimport (
     Translation,
     ftl_flush,
@@ -163,6 +164,11 @@ cdef uint64_t target_ready_ns(void *self) noexcept nogil:
     return (<FlashState *>self).ready_ns
 
 
+cdef uint64_t target_programmed(void *self, uint32_t owner) noexcept nogil:
+    cdef FlashState *state = <FlashState *>self
+    return programmed_by(&state.ledger, state.ftl, owner)
+
+
 # The calls of Python, which run on the thread that owns the flash
 
 
@@ -183,6 +189,8 @@ cdef enum:
     CALL_LOSE_POWER
     CALL_AGE
     CALL_CARE
+    CALL_SET_OWNERS
+    CALL_PROGRAMMED
 
 # What somebody who looks after the flash has found, and wants done.
 cdef struct Care:
@@ -195,10 +203,18 @@ cdef struct Care:
     uint32_t collect_count
     Advised collect[ADVISED_MAX]
 
+# Who owns which granule. Given away, and the one before taken back.
+cdef struct OwnerTable:
+    uint8_t *owners
+    uint32_t granules
+    uint32_t granule_units
+
 cdef struct Request:
     FlashState *state
     int call
     int kind  # of a change, of protection
+    uint32_t owner
+    OwnerTable *owners
     uint64_t sector
     uint64_t sectors
     iovec piece
@@ -300,6 +316,19 @@ cdef void take_care(FlashState *state, Care *care) noexcept nogil:
             return
 
 
+cdef void set_owners(Ftl *ftl, OwnerTable *table) noexcept nogil:
+    cdef OwnerTable before
+    before.owners, before.granules, before.granule_units = ftl.owners, ftl.granules, ftl.granule_units
+    ftl.owners, ftl.granules, ftl.granule_units = table.owners, table.granules, table.granule_units
+    table[0] = before
+
+
+cdef uint64_t programmed_exactly(FlashState *state, uint32_t owner) noexcept nogil:
+    """With all that waits to be distributed: the sum over all owners is everything."""
+    distribute(&state.ledger, state.ftl)
+    return programmed_by(&state.ledger, state.ftl, owner)
+
+
 cdef void perform_rare(Request *request) noexcept nogil:
     cdef FlashState *state = request.state
     request.result = 0
@@ -323,6 +352,10 @@ cdef void perform_rare(Request *request) noexcept nogil:
         pass_time(request.chip, request.seconds, request.celsius)
     elif request.call == CALL_CARE:
         take_care(state, request.care)
+    elif request.call == CALL_SET_OWNERS:
+        set_owners(state.ftl, request.owners)
+    elif request.call == CALL_PROGRAMMED:
+        request.mark = programmed_exactly(state, request.owner)
 
 
 cdef void perform(void *argument) noexcept nogil:
@@ -330,6 +363,7 @@ cdef void perform(void *argument) noexcept nogil:
     cdef Request *request = <Request *>argument
     cdef FlashState *state = request.state
     state.target.now_ns = 0  # whoever asks here waits for no real part; the chip looks at the clock itself
+    state.target.caller = state.ftl.caller = 0
     if request.call == CALL_READ:
         request.result = read_part(state, request.sector, &request.piece, request.piece.iov_len)
     elif request.call == CALL_WRITE:
@@ -410,6 +444,7 @@ cdef class FlashTarget:
         target.lifetime, target.work, target.ready_ns = target_lifetime, target_work, target_ready_ns
         target.sync_begins, target.synced = target_sync_begins, target_synced
         target.host_failed = &self.state.host_failed
+        target.programmed = target_programmed
         self.capsule = PyCapsule_New(target, "virtflash.backing.Target", NULL)
         return 0
 
@@ -573,6 +608,40 @@ cdef class FlashTarget:
         request.care = &care
         self._run(CALL_CARE, &request)
         return bool(care.round_ended)
+
+    def set_owners(self, uint64_t granule_sectors, const uint8_t[::1] owners not None, bint isolated=False):
+        cdef Request request
+        cdef OwnerTable table
+        if isolated:
+            raise ValueError("the blocks of different owners cannot be kept apart yet")
+        if granule_sectors == 0 or granule_sectors % self.state.unit_sectors:
+            raise ValueError(f"granules of {granule_sectors} sectors: a multiple of {self.state.unit_sectors}, please")
+        if <uint64_t>owners.shape[0] > (self.state.user_sectors + granule_sectors - 1) // granule_sectors:
+            raise ValueError(f"{owners.shape[0]} granules: the user area has no room for so many")
+        if owners.shape[0] and max(owners) >= OWNERS:
+            raise ValueError(f"owner {max(owners)}: they are numbered up to {OWNERS - 1}")
+        memset(&request, 0, sizeof(request))
+        table.granules = <uint32_t>owners.shape[0]
+        table.granule_units = <uint32_t>min(granule_sectors // self.state.unit_sectors, <uint64_t>0xffffffff)
+        table.owners = <uint8_t *>malloc(table.granules + 1)
+        if table.owners == NULL:
+            raise MemoryError
+        if table.granules:
+            memcpy(table.owners, &owners[0], table.granules)
+        request.owners = &table
+        try:
+            self._run(CALL_SET_OWNERS, &request)
+        finally:
+            free(table.owners)  # those before
+
+    def programmed(self, uint32_t owner):
+        cdef Request request
+        if owner >= OWNERS:
+            raise ValueError(f"owner {owner}: they are numbered up to {OWNERS - 1}")
+        memset(&request, 0, sizeof(request))
+        request.owner = owner
+        self._run(CALL_PROGRAMMED, &request)
+        return request.mark
 
     def lose_power(self, uint64_t random):
         cdef Request request

@@ -51,6 +51,7 @@ cdef struct Target:
     # Bytes of flash programmed so far on behalf of an owner, with its share of what all pay for; NULL: nobody counts.
     # `owner`: a number from 1 on, as `FlashTarget.set_owners` was told; a target that has one owner takes 0 for it.
     uint64_t (*programmed)(void *self, uint32_t owner) noexcept nogil
+    uint32_t caller  # written before each call by a target on top of this one: the owner that it is made for; 0: nobody
 
 # What a capsule called "virtflash.engine.Call" holds: something to be done on the thread that owns a target.
 cdef struct Call:

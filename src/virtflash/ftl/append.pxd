@@ -53,7 +53,7 @@ cdef inline int append_frame(Ftl *ftl, uint32_t which, FrameRecord *record, char
             return -EIO
         if result == FLASH_NO_ROOM:
             return -ENOSPC
-        note_programmed(ftl, stream)
+        note_programmed(ftl, stream, record)
         if result == FLASH_OK:
             if which == STREAM_META:
                 ftl.dead_since[stream.block] = ftl.sequence

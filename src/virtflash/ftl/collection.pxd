@@ -11,6 +11,7 @@ from virtflash.flash.chip cimport FLASH_OK, FLASH_POWER_LOST
 from virtflash.ftl.allocation cimport ERASABLE_LEAST, RESERVED_BLOCKS, count_erasable, is_at_end, pick_free, retire
 from virtflash.ftl.append cimport append_units
 from virtflash.ftl.frame cimport FRAME_DATA, FrameLayout, FrameRecord, kind_of, layout_of, read_record, read_slot
+from virtflash.ftl.owners cimport cause_of_move
 from virtflash.ftl.refresh cimport block_to_refresh
 from virtflash.ftl.safety cimport safe_sequence
 from virtflash.ftl.state cimport (
@@ -23,6 +24,7 @@ from virtflash.ftl.state cimport (
     MOVE_COLLECT,
     MOVE_LEVEL,
     MOVE_NONE,
+    MOVE_PURGE,
     MOVE_REFRESH,
     MOVE_RETIRE,
     NO_BLOCK,
@@ -163,6 +165,7 @@ cdef inline uint32_t count_listed(Ftl *ftl, uint32_t block) noexcept nogil:
 cdef inline void start_move(Ftl *ftl, uint8_t why, uint32_t block) noexcept nogil:
     ftl.move.why = why
     ftl.move.block = block
+    ftl.move.caller = ftl.caller
     ftl.move.cursor = 0
     list_units(ftl, block)
     # A unit that is not listed would stay, and the block be begun again for ever.
@@ -229,8 +232,7 @@ cdef inline int keep_erasable(Ftl *ftl) noexcept nogil:
     return program_trims(ftl) if count_erasable(ftl) < ERASABLE_LEAST else 0
 
 
-cdef inline int move_frame(Ftl *ftl) noexcept nogil:
-    """Move up to one frame of the block that is being emptied. 0, or why not."""
+cdef inline int move_one_frame(Ftl *ftl) noexcept nogil:
     cdef uint32_t units[FRAME_UNITS_MAX]
     cdef char *data[FRAME_UNITS_MAX]
     cdef uint32_t count
@@ -250,6 +252,19 @@ cdef inline int move_frame(Ftl *ftl) noexcept nogil:
     if ftl.move.cursor >= slots_written(ftl, ftl.move.block):
         end_move(ftl)
     return 0
+
+
+cdef inline int move_frame(Ftl *ftl) noexcept nogil:
+    """Move up to one frame of the block that is being emptied. 0, or why not."""
+    cdef uint32_t caller = ftl.caller
+    cdef uint32_t cause = ftl.cause
+    cdef int result
+    ftl.cause = cause_of_move(ftl)
+    if ftl.move.why == MOVE_PURGE:
+        ftl.caller = ftl.move.caller  # who happens to go on with it, does not pay for it
+    result = move_one_frame(ftl)
+    ftl.caller, ftl.cause = caller, cause
+    return result
 
 
 cdef inline bint may_gain(const Ftl *ftl, uint32_t block) noexcept nogil:

@@ -18,6 +18,7 @@ from virtflash.ftl.collection cimport (
 )
 from virtflash.ftl.safety cimport is_erasable, safe_sequence
 from virtflash.ftl.state cimport (
+    CAUSE_OVERHEAD,
     CHECKPOINT_SLICES,
     FLAG_BLANK,
     MOVE_COLLECT,
@@ -59,8 +60,7 @@ cdef inline void erase_ahead(Ftl *ftl, uint32_t first, uint32_t count) noexcept 
                 ftl.flags[block] = FLAG_BLANK
 
 
-cdef inline bint work_step(Ftl *ftl) noexcept nogil:
-    """True: there is more to do."""
+cdef inline bint one_step(Ftl *ftl) noexcept nogil:
     if ftl.lost_power or ftl.exhausted:
         return False
     if ftl.move.why == MOVE_NONE and not choose_idle_move(ftl):
@@ -68,3 +68,13 @@ cdef inline bint work_step(Ftl *ftl) noexcept nogil:
             begin_checkpoint(ftl)
         return ftl.checkpoint.state == CHECKPOINT_SLICES and checkpoint_step(ftl) == 0
     return move_frame(ftl) == 0
+
+
+cdef inline bint work_step(Ftl *ftl) noexcept nogil:
+    """True: there is more to do. It is nobody's doing in particular."""
+    cdef uint32_t cause = ftl.cause
+    cdef bint more
+    ftl.cause = CAUSE_OVERHEAD
+    more = one_step(ftl)
+    ftl.cause = cause
+    return more

@@ -8,9 +8,21 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from virtflash.flash.chip cimport FLASH_NOWHERE, FLASH_NO_ROOM, FLASH_OK, FLASH_POWER_LOST
-from virtflash.ftl.frame cimport FRAME_PAD, RECORD_WORDS_MIN, FrameRecord, layout_of, program_frame
+from virtflash.ftl.frame cimport (
+    FRAME_DATA,
+    FRAME_PAD,
+    FRAME_TRIM,
+    RECORD_WORDS_MIN,
+    FrameLayout,
+    FrameRecord,
+    kind_of,
+    layout_of,
+    program_frame,
+)
+from virtflash.ftl.owners cimport charge_cause, charge_ranges, charge_units
 from virtflash.ftl.state cimport (
     BLOCK_FREE,
+    CAUSE_UNITS,
     FLAG_ASIDE,
     FLAG_RETIRE,
     FLAG_SLC,
@@ -60,8 +72,20 @@ cdef inline uint64_t safe_sequence(Ftl *ftl) noexcept nogil:
     return safe
 
 
-cdef inline void note_programmed(Ftl *ftl, Stream *stream) noexcept nogil:
+cdef inline void charge_frame(Ftl *ftl, const FrameRecord *record, uint64_t bytes) noexcept nogil:
+    """Programmed, well or not: somebody pays for it."""
+    if kind_of(record) == FRAME_TRIM:
+        charge_ranges(ftl, bytes)
+    elif kind_of(record) == FRAME_DATA and ftl.cause == CAUSE_UNITS:
+        charge_units(ftl, bytes, record.words, record.header.argument)
+    else:
+        charge_cause(ftl, bytes)
+
+
+cdef inline void note_programmed(Ftl *ftl, Stream *stream, const FrameRecord *record) noexcept nogil:
     """A frame of the open block is programmed: the sequence goes on."""
+    cdef FrameLayout *layout = layout_of(ftl, stream.block)
+    charge_frame(ftl, record, <uint64_t>layout.units * ftl.unit_bytes)
     ftl.sequence += 1
     stream.recent[stream.frame % RECENT_FRAMES] = ftl.sequence
     stream.frame += 1
@@ -95,7 +119,7 @@ cdef inline int pad_frame(Ftl *ftl, Stream *stream) noexcept nogil:
     status = program_frame(ftl, stream.block, stream.frame, &record, nothing)
     if status == FLASH_POWER_LOST or status == FLASH_NO_ROOM:
         return status
-    note_programmed(ftl, stream)
+    note_programmed(ftl, stream, &record)
     stream.recent[(stream.frame - 1) % RECENT_FRAMES] = 0  # it may be lost: else padding would go on to the end
     ftl.counters.padding_units += layout_of(ftl, stream.block).units
     return status

@@ -15,6 +15,7 @@ cdef enum:
     ADVISED_MAX = 32
     RECENT_FRAMES = 16  # of an open block, whose sequence numbers are kept: more than any pairing distance
     NO_BLOCK = 0xffffffff
+    OWNERS = 128  # numbers of owners, 0 among them
 
 # Values of the map that are no physical unit.
 cdef enum:
@@ -55,6 +56,13 @@ cdef enum:
     MOVE_PURGE
     MOVE_KINDS
 
+# Whose doing the frames are that are programmed now.
+cdef enum:
+    CAUSE_CALLER  # who asked for what is being done
+    CAUSE_UNITS  # the owners of the units in them
+    CAUSE_OVERHEAD  # everybody's who writes
+    CAUSE_NOBODY
+
 # How frames lie in the pages of a block, in one mode.
 cdef struct FrameLayout:
     uint32_t units  # of a frame
@@ -71,6 +79,7 @@ cdef struct Stream:
 cdef struct Move:
     uint8_t why
     uint32_t block
+    uint32_t caller  # owner that began it
     uint32_t cursor  # slot
     uint32_t *units  # what each slot of the block was written for
 
@@ -133,6 +142,12 @@ cdef struct Counters:
     uint64_t advice_taken
     uint64_t advice_stale
 
+# Bytes of frames programmed since the mount: each is counted once.
+cdef struct Programmed:
+    uint64_t direct[OWNERS]  # for an owner's data, or because it asked for something
+    uint64_t overhead  # collection, checkpoints ahead of need
+    uint64_t nobody  # refresh, levelling, retirement
+
 cdef struct Settings:
     bint separate  # hot and cold apart
     bint by_age  # collect what has been free for long before what may soon be freer still; else greedily
@@ -183,6 +198,12 @@ cdef struct Ftl:
     uint32_t patrol_block
     uint32_t patrol_frame
     Counters counters
+    uint8_t *owners  # by granule; what lies behind the last belongs to 0
+    uint32_t granules
+    uint32_t granule_units
+    uint32_t caller  # owner of the running call
+    uint32_t cause
+    Programmed programmed
     uint64_t ready_ns  # the latest of the chip's operations since it was set to 0
     char *frame_buffer
     char *padding  # a unit of it

@@ -363,6 +363,7 @@ cdef class Translation:
         free(self.ftl.frame_buffer)
         free(self.ftl.padding)
         free(self.ftl.partner)
+        free(self.ftl.owners)
 
     cdef uint32_t frame_units(self) noexcept nogil:
         return self.ftl.layouts[0].units

@@ -8,6 +8,8 @@ from virtflash.ftl.append cimport append_units
 from virtflash.ftl.checkpoint cimport checkpoint_ahead, checkpoint_now, meta_blocks, meta_limit
 from virtflash.ftl.collection cimport choose_care, collect_ahead, collect_now, retire_dead, slc_data_blocks, slc_limit
 from virtflash.ftl.state cimport (
+    CAUSE_OVERHEAD,
+    CAUSE_UNITS,
     MOVE_NONE,
     NO_BLOCK,
     STREAM_HOST,
@@ -61,6 +63,16 @@ cdef inline int only_fatal(int result) noexcept nogil:
     return result if result == -EIO else 0
 
 
+cdef inline int checkpoint_for_all(Ftl *ftl) noexcept nogil:
+    """Ahead of need: it is due whoever writes."""
+    cdef uint32_t cause = ftl.cause
+    cdef int result
+    ftl.cause = CAUSE_OVERHEAD
+    result = checkpoint_ahead(ftl)
+    ftl.cause = cause
+    return result
+
+
 cdef inline int make_room(Ftl *ftl, uint32_t which) noexcept nogil:
     """0: a frame can be appended to the stream."""
     cdef int result = 0
@@ -71,7 +83,7 @@ cdef inline int make_room(Ftl *ftl, uint32_t which) noexcept nogil:
     if result == 0:
         result = only_fatal(collect_ahead(ftl))
     if result == 0:
-        result = only_fatal(checkpoint_ahead(ftl))
+        result = only_fatal(checkpoint_for_all(ftl))
     if result == 0 and ftl.free_blocks <= RESERVED_BLOCKS:
         result = collect_now(ftl)
         if result == -EROFS:
@@ -100,6 +112,17 @@ cdef inline uint32_t stream_for(Ftl *ftl, uint32_t count, bint small) noexcept n
     return STREAM_SMALL
 
 
+cdef inline int append_of_host(
+    Ftl *ftl, uint32_t which, uint32_t count, const uint32_t *units, char **data
+) noexcept nogil:
+    cdef uint32_t cause = ftl.cause
+    cdef int result
+    ftl.cause = CAUSE_UNITS
+    result = append_units(ftl, which, count, units, data)
+    ftl.cause = cause
+    return result
+
+
 cdef inline int write_units(Ftl *ftl, uint32_t count, const uint32_t *units, char **data, bint small) noexcept nogil:
     cdef uint32_t which = stream_for(ftl, count, small)
     cdef int result
@@ -109,7 +132,7 @@ cdef inline int write_units(Ftl *ftl, uint32_t count, const uint32_t *units, cha
     if result == 0 and overtakes_trim(ftl, count, units):
         result = program_trims(ftl)
     if result == 0:
-        result = append_units(ftl, which, count, units, data)
+        result = append_of_host(ftl, which, count, units, data)
     if result == 0:
         ftl.counters.host_units += count
     return result

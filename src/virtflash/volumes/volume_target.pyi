@@ -10,11 +10,12 @@ from virtflash.engine.reactor import EmulatedStorage
 class VolumeTarget:
     """`pieces`: first sector below, and sectors, of each extent, in the volume's order (`window.pieces`). `below` lives
     as long as this does. That the pieces lie in it, and in no other volume, is for who made them: `Pool` checks that.
+    `owner`: whose the volume is, by the numbers of `FlashTarget.set_owners`; 0: nobody's.
 
-    ValueError: no extent, or one that is empty, or `below` holds no target.
+    ValueError: no extent, or one that is empty; no owner has this number; `below` holds no target.
     """
 
-    def __init__(self, below: EmulatedStorage, pieces: Iterable[tuple[int, int]]) -> None: ...
+    def __init__(self, below: EmulatedStorage, pieces: Iterable[tuple[int, int]], owner: int = 0) -> None: ...
     capsule: object  # a PyCapsule called "virtflash.backing.Target"
     below: EmulatedStorage
     sectors: int

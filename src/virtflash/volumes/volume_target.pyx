@@ -8,6 +8,7 @@ from libc.string cimport memset
 from posix.uio cimport iovec
 
 from virtflash.backing.target cimport TARGET_MORE, Call, Target, TargetProgress
+from virtflash.ftl.state cimport OWNERS
 
 cdef enum:
     SECTOR_BYTES = 512
@@ -23,6 +24,7 @@ cdef struct VolumeState:
     Target *below
     Piece *pieces  # sorted, without a gap
     uint32_t count
+    uint32_t owner
 
 
 cdef const Piece *piece_at(const VolumeState *state, uint64_t sector) noexcept nogil:
@@ -42,8 +44,9 @@ cdef const Piece *piece_at(const VolumeState *state, uint64_t sector) noexcept n
 
 
 cdef Target *below_now(VolumeState *state) noexcept nogil:
-    """Its clock is ours."""
+    """Its clock is ours, and what it does now it does for our owner."""
     state.below.now_ns = state.target.now_ns
+    state.below.caller = state.owner
     return state.below
 
 
@@ -139,6 +142,12 @@ cdef void swap_pieces(void *argument) noexcept nogil:
     state.count, other.count = other.count, state.count
 
 
+cdef uint64_t volume_programmed(void *self, uint32_t owner) noexcept nogil:
+    """A volume has one owner."""
+    cdef VolumeState *state = <VolumeState *>self
+    return state.below.programmed(state.below.self, state.owner)
+
+
 cdef class VolumeTarget:
     """See volume_target.pyi."""
 
@@ -150,9 +159,12 @@ cdef class VolumeTarget:
     def __cinit__(self):
         memset(&self.state, 0, sizeof(VolumeState))
 
-    def __init__(self, below not None, pieces):
+    def __init__(self, below not None, pieces, uint32_t owner=0):
         if self.state.pieces != NULL:
             raise ValueError("a volume's target is made once")
+        if owner >= OWNERS:
+            raise ValueError(f"owner {owner}: they are numbered up to {OWNERS - 1}")
+        self.state.owner = owner
         self.state.below = <Target *>PyCapsule_GetPointer(below.capsule, "virtflash.backing.Target")
         self._take(list(pieces))
         self._make_target()
@@ -182,6 +194,8 @@ cdef class VolumeTarget:
         target.read, target.write, target.flush, target.change = volume_read, volume_write, volume_flush, volume_change
         target.lifetime, target.work, target.ready_ns = volume_lifetime, volume_work, volume_ready_ns
         target.sync_begins, target.synced = volume_sync_begins, volume_synced
+        if self.state.below.programmed != NULL:
+            target.programmed = volume_programmed
         return 0
 
     def extend(self, pieces):

@@ -1,0 +1,78 @@
+"""The calls of a `Target` as the data plane makes them, on this thread: for what Python's methods cannot say."""
+
+import ctypes
+import os
+from typing import Any
+
+MORE, SYNC = 0x10000, 0x10001
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+class _Progress(ctypes.Structure):
+    _fields_ = (("done", ctypes.c_uint64), ("stage", ctypes.c_uint64), ("passed", ctypes.c_uint64))
+
+
+_OWN, _U64, _U32, _I32 = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_int32
+_TRANSFER = ctypes.CFUNCTYPE(_I32, _OWN, _U64, ctypes.POINTER(_Iovec), _U32, _U64)
+
+
+class _Target(ctypes.Structure):
+    """As `Target` of src/virtflash/backing/target.pxd."""
+
+    _fields_ = (
+        ("own", _OWN),
+        ("sync_fd", ctypes.c_int),
+        ("read", _TRANSFER),
+        ("write", _TRANSFER),
+        ("flush", ctypes.CFUNCTYPE(_I32, _OWN)),
+        ("change", ctypes.CFUNCTYPE(_I32, _OWN, ctypes.c_int, _U64, _U64, ctypes.POINTER(_Progress))),
+        ("lifetime", ctypes.CFUNCTYPE(_I32, _OWN, ctypes.c_char_p)),
+        ("sync_begins", ctypes.CFUNCTYPE(_U64, _OWN)),
+        ("synced", ctypes.CFUNCTYPE(None, _OWN, _U64)),
+        ("work", ctypes.CFUNCTYPE(ctypes.c_int, _OWN)),
+        ("ready_ns", ctypes.CFUNCTYPE(_U64, _OWN)),
+        ("now_ns", _U64),
+        ("host_failed", ctypes.c_void_p),
+        ("programmed", ctypes.CFUNCTYPE(_U64, _OWN, _U32)),
+        ("caller", _U32),
+    )
+
+
+class TargetCalls:
+    """`caller`: the owner that calls are made for."""
+
+    def __init__(self, target: Any, caller: int = 0) -> None:
+        self.kept = target
+        get = ctypes.pythonapi.PyCapsule_GetPointer
+        get.argtypes, get.restype = (ctypes.py_object, ctypes.c_char_p), ctypes.c_void_p
+        self.target = _Target.from_address(get(target.capsule, b"virtflash.backing.Target"))
+        self.caller = caller
+
+    def _done(self, result: int) -> int:
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        return result
+
+    def write(self, sector: int, data: bytes) -> None:
+        while data:
+            self.target.caller = self.caller
+            piece = _Iovec(ctypes.cast(data, ctypes.c_void_p), len(data))
+            taken = self._done(self.target.write(self.target.own, sector, ctypes.byref(piece), 1, len(data)))
+            sector, data = sector + taken // 512, data[taken:]
+
+    def change(self, kind: int, sector: int, sectors: int) -> None:
+        progress, result = _Progress(), MORE
+        while result == MORE:
+            self.target.caller = self.caller
+            call = self.target.change(self.target.own, kind, sector, sectors, ctypes.byref(progress))
+            result = self._done(call)
+
+    def flush(self) -> None:
+        self.target.caller = self.caller
+        self._done(self.target.flush(self.target.own))
+
+    def programmed(self, owner: int) -> int:
+        return int(self.target.programmed(self.target.own, owner))
