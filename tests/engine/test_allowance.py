@@ -240,8 +240,7 @@ def is_open(allowance: Allowance) -> bool:
 
 def test_nothing_is_spent_beyond_the_mark(ledger: int) -> None:
     allowance = Allowance()
-    allowance.set_rates(**WEAR, now_ns=START)
-    allowance.keep_marks(ledger, 2 * MIB, START)
+    allowance.set_rates(**{**WEAR, "wear_burst": 16.0 * MIB}, ledger_fd=ledger, now_ns=START)
     allowance.mark(allowance.next_mark(START))
     assert not was_asked(ledger)
     allowance.admit(MIB // 2, writes=True, now_ns=START)
@@ -262,8 +261,7 @@ def test_what_the_marks_say_is_never_less_than_what_was_spent(sizes: list[int]) 
     fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
     try:
         allowance = Allowance()
-        allowance.set_rates(**WEAR, now_ns=START)
-        allowance.keep_marks(fd, 4 * MIB, START)
+        allowance.set_rates(**WEAR, ledger_fd=fd, now_ns=START)
         noted = allowance.next_mark(START)
         allowance.mark(noted)
         for spent, size in zip(accumulate(sizes), sizes, strict=True):

@@ -43,12 +43,14 @@ class Allowance:
         wear: float = 0,  # bytes of flash a second
         wear_burst: float = 0,
         when_spent: WhenSpent = "throttle",
+        ledger_fd: int = -1,
         now_ns: int = 0,
     ) -> None:
-        """Limits from now on. What was spent stays spent, in bytes. ValueError: a burst of nothing beside a limit."""
-    def keep_marks(self, ledger_fd: int, step: float, now_ns: int = 0) -> None:
-        """Before it is served. From now on the wear that is spent is noted somewhere, and not spent beyond what is: see
-        `mark`. `ledger_fd`: an eventfd, written when another mark is wanted. step: bytes from one mark to the next."""
+        """Limits from now on. What was spent stays spent, in bytes. ValueError: a burst of nothing beside a limit.
+
+        ledger_fd: an eventfd. The wear that is spent is noted somewhere then, and not spent beyond what is (`mark`);
+        it is written when another mark is wanted, by the first request at the latest. -1: it is not noted.
+        """
     def owe(self, amount: float, now_ns: int = 0) -> None:
         """Before it is served: what was spent before this process began."""
     def owed(self, at_ns: int, now_ns: int = 0) -> float:

@@ -26,6 +26,7 @@ WHEN_SPENT = {"throttle": SPENT_THROTTLE, "read-only": SPENT_READ_ONLY, "alarm":
 
 cdef enum:
     HOLD_SHARE = 4  # of a burst that is kept for requests that have to go early: one in so many
+    STEP_SHARE = 8  # of a burst that lies between two marks: one in so many
     SECOND_NS = 1000000000
 
 
@@ -39,7 +40,14 @@ cdef struct Rates:
     double wear
     double wear_burst
     uint32_t when_spent
+    int ledger_fd
     uint64_t now_ns
+
+
+# A mark that is noted.
+cdef struct Mark:
+    State *state
+    uint64_t mark_ns
 
 
 cdef void fill(Bucket *bucket, double rate, double burst, uint64_t now_ns) noexcept nogil:
@@ -64,9 +72,17 @@ cdef void apply_rates(void *argument) noexcept nogil:
     fill(&state.bytes, rates.bytes, rates.bytes_burst, rates.now_ns)
     fill(&state.wear, rates.wear, rates.wear_burst, rates.now_ns)
     state.when_spent, state.released = rates.when_spent, True
+    state.ledger_fd, state.marked = rates.ledger_fd, rates.wear > 0 and rates.ledger_fd >= 0
+    state.mark_ns = state.wear.paid_ns  # the first request asks for another one
+    state.step_ns = (state.wear.burst_ns + state.wear.hold_ns) // STEP_SHARE
     if rates.wear <= 0:
-        state.marked = False
         exchange_u32(&state.spent, 0)
+
+
+cdef void apply_mark(void *argument) noexcept nogil:
+    cdef Mark *mark = <Mark *>argument
+    mark.state.mark_ns = mark.mark_ns
+    exchange_u32(&mark.state.asked, 0)
 
 
 cdef class Allowance:
@@ -118,27 +134,25 @@ cdef class Allowance:
         double wear=0,
         double wear_burst=0,
         str when_spent="throttle",
+        int ledger_fd=-1,
         uint64_t now_ns=0,
     ):
         cdef Rates rates = Rates(
-            &self.state, requests, requests_burst, transferred, transferred_burst, wear, wear_burst, WHEN_SPENT[when_spent],
-            now_ns or monotonic_ns(),
+            &self.state, requests, requests_burst, transferred, transferred_burst, wear, wear_burst,
+            WHEN_SPENT[when_spent], ledger_fd, now_ns or monotonic_ns(),
         )
-        cdef Call call
         for rate, burst in ((requests, requests_burst), (transferred, transferred_burst), (wear, wear_burst)):
             if rate > 0 and burst <= 0:
                 raise ValueError("a burst of nothing lets nothing pass")
-        call.function, call.argument = apply_rates, &rates
+        self._run(apply_rates, &rates)
+
+    cdef _run(self, void (*function)(void *argument) noexcept nogil, void *argument):
+        cdef Call call
+        call.function, call.argument = function, argument
         if self.owner is None:
-            apply_rates(&rates)
+            function(argument)
         else:
             self.owner(PyCapsule_New(&call, "virtflash.engine.Call", NULL))
-
-    def keep_marks(self, int ledger_fd, double step, uint64_t now_ns=0):
-        self.state.ledger_fd = ledger_fd
-        self.state.step_ns = <uint64_t>(step * self.state.wear.ns_per_unit)
-        self.state.mark_ns = max(self.state.wear.paid_ns, now_ns or monotonic_ns())
-        self.state.marked = True
 
     def owe(self, double amount, uint64_t now_ns=0):
         pay_later(&self.state.wear, now_ns or monotonic_ns(), amount)
@@ -153,8 +167,8 @@ cdef class Allowance:
         return max(self.state.wear.paid_ns, now_ns or monotonic_ns()) + self.state.step_ns
 
     def mark(self, uint64_t mark_ns):
-        self.state.mark_ns = mark_ns
-        exchange_u32(&self.state.asked, 0)
+        cdef Mark mark = Mark(&self.state, mark_ns)
+        self._run(apply_mark, &mark)
 
     def left(self, uint64_t now_ns=0):
         cdef uint64_t now = now_ns or monotonic_ns()
