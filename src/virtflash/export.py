@@ -11,13 +11,19 @@ from typing import Any
 from virtflash.backing import Backing
 from virtflash.devices.blk import RANGES_MAX, BlkDevice, BlkOptions
 from virtflash.engine import QUEUE_ENTRIES_MAX, Binding, Mapping, MemoryTable, Queue, Reactor
+from virtflash.engine.allowance import Allowance
 from virtflash.logs import LIFE_LINES, Log
 from virtflash.vhost_user.backend import RefusedError, Vring
 from virtflash.vhost_user.messages import MemoryRegion
 
 GUEST_MEMORY_MAX = 1 << 40  # bytes: of 2^47 that a process can map, the old and the new tables of 64 devices
 
-EVENT_LEVELS = {"sync-failed": logging.ERROR, "queue-broken": logging.ERROR, "memory-lost": logging.ERROR}
+EVENT_LEVELS = {
+    "sync-failed": logging.ERROR,
+    "queue-broken": logging.ERROR,
+    "memory-lost": logging.ERROR,
+    "budget-restored": logging.INFO,
+}
 EVENT_TEXTS = {
     "queue-broken": "ring {queue} stopped: {detail}",
     "malformed": "ring {queue}: {count} requests refused, the last one {detail}",
@@ -26,6 +32,8 @@ EVENT_TEXTS = {
     "look at what lies below, then start the server again",
     "memory-lost": "ring {queue} stopped: {detail}",
     "kick-lost": "ring {queue}: its kick descriptor is closed or cannot be read ({detail})",
+    "budget-spent": "its wear budget is spent",
+    "budget-restored": "its wear budget is there again",
 }
 
 
@@ -37,14 +45,23 @@ class Export:
 
     queue_size_max = QUEUE_ENTRIES_MAX
 
-    def __init__(self, name: str, backing: Backing, options: BlkOptions, reactors: Sequence[Reactor]) -> None:
+    def __init__(
+        self,
+        name: str,
+        backing: Backing,
+        options: BlkOptions,
+        reactors: Sequence[Reactor],
+        allowance: Allowance | None = None,
+    ) -> None:
         self.name = name
         self.backing = backing
         self.log = Log(name)
         self.device = BlkDevice(backing, options)
         if backing.target is not None:
             reactors = reactors[:1]
-        self.binding = make_binding(backing, options.serial)
+        self.binding = make_binding(backing, options.serial, allowance)
+        if allowance is not None:
+            allowance.owner = reactors[0].run
         self.binding.write_through = True  # until a driver has said what it can
         self.queues = [Queue(reactors[i % len(reactors)], self.binding, i) for i in range(options.queues)]
         self._mappings: dict[MemoryRegion, Mapping] = {}
@@ -236,7 +253,7 @@ def check_memory_size(size: int) -> None:
         raise RefusedError(f"guest memory of {size:#x} bytes: at most {GUEST_MEMORY_MAX:#x} can be served")
 
 
-def make_binding(backing: Backing, serial: bytes) -> Binding:
+def make_binding(backing: Backing, serial: bytes, allowance: Allowance | None = None) -> Binding:
     return Binding(
         backing.fd,
         backing.capacity_sectors,
@@ -260,6 +277,7 @@ def make_binding(backing: Backing, serial: bytes) -> Binding:
         pre_eol_fd=backing.pre_eol_fd,
         target=backing.target,
         lifetime=backing.lifetime,
+        allowance=allowance,
     )
 
 

@@ -191,6 +191,8 @@ class Server:
         self.served = [other for other in self.served if other is not served]
         served.close()
         served.export.close()
+        if served.flash is not None:
+            served.flash.release(served.export.name)
 
     def find(self, name: str) -> Served | None:
         return next((served for served in self.served if served.export.name == name), None)
@@ -202,7 +204,7 @@ class Server:
             if served.keeper is not None:
                 served.keeper.start()
         for flash in self.flashes.values():
-            flash.keeper.start()
+            flash.start()
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -213,7 +215,7 @@ class Server:
         for served in self.served:
             served.close()
         for flash in self.flashes.values():
-            flash.keeper.stop()
+            flash.stop()
         self.write_statistics()
         for reactor in self.reactors:  # first: they own what the exports close
             reactor.close()

@@ -22,6 +22,7 @@ from virtflash.statistics_file import StatisticsError
 from virtflash.vhost_user.listening_socket import SocketError, adopt_socket, bind_socket
 from virtflash.vhost_user.socket_owner import OwnerError, SocketOwner
 from virtflash.volumes.errors import VolumeError
+from virtflash.volumes.limits import VolumeLimits
 
 Key = tuple[str | int, ...]
 TROUBLE = (BackingError, OwnerError, ServerError, SocketError, StatisticsError, VolumeError, OSError)
@@ -101,7 +102,10 @@ class Service:
     def _serve(self, name: str, volume: Volume, flash: SharedFlash, owner: SocketOwner | None) -> Served:
         assert flash.reactor is not None
         serial = default_serial(name) if volume.serial is None else volume.serial
-        export = Export(name, flash.volume_backing(name), BlkOptions(serial.encode(), volume.queues), [flash.reactor])
+        allowance = flash.limit(name, limits_of(volume))
+        export = Export(
+            name, flash.volume_backing(name), BlkOptions(serial.encode(), volume.queues), [flash.reactor], allowance
+        )
         if name in self.inherited:
             listening = adopt_socket(os.dup(self.inherited[name]))
             return self.server.serve(export, listening, flash.reactor, owner=owner, flash=flash)
@@ -163,3 +167,16 @@ class Service:
 
     def __exit__(self, *_exception: object) -> None:
         self.server.close()
+
+
+def limits_of(volume: Volume) -> VolumeLimits:
+    """What a configuration says of them."""
+    return VolumeLimits(
+        iops=volume.iops,
+        iops_burst=volume.iops_burst,
+        bandwidth=volume.bandwidth,
+        bandwidth_burst=volume.bandwidth_burst,
+        wear_budget=volume.wear_budget,
+        wear_burst=volume.wear_burst,
+        when_spent=volume.when_spent,
+    )

@@ -6,6 +6,7 @@ those that change something wait for each other.
 
 from contextlib import ExitStack
 from pathlib import Path
+from uuid import UUID
 
 from virtflash.backing import Backing, open_flash
 from virtflash.backing.emulated_flash import EmulatedStorage, describe_changes
@@ -13,14 +14,18 @@ from virtflash.backing.flash_keeper import FlashKeeper
 from virtflash.config import Flash
 from virtflash.config import Volume as VolumeSection
 from virtflash.engine import Reactor
+from virtflash.engine.allowance import Allowance
 from virtflash.logs import Log
 from virtflash.volumes.blankness import maps_nothing
+from virtflash.volumes.budget_ledger import BudgetLedger
+from virtflash.volumes.limits import VolumeLimits
 from virtflash.volumes.pool import Pool
 from virtflash.volumes.table import Volume
 from virtflash.volumes.volume_target import VolumeTarget
 from virtflash.volumes.window import pieces_of
 
 SECTOR_BYTES = 512
+OWNERS = 128  # numbers that the flash tells apart, with 0 for nobody
 GRANULE_KIB = 512  # of what is no eMMC, which has erase groups
 
 
@@ -32,7 +37,11 @@ class SharedFlash:
         self.log = Log(name)
         self.reactor: Reactor | None = None
         self.keeper = FlashKeeper(storage, self.log)
+        self.ledger = BudgetLedger(storage.target, pool.granule_sectors, self.log)
+        self.allowances: dict[str, Allowance] = {}  # of the volumes that are served
         self._targets: dict[str, VolumeTarget] = {}
+        self._owners: dict[UUID, int] = {}
+        self.name_owners()
 
     @classmethod
     def open(cls, name: str, section: Flash, path: Path) -> "SharedFlash":
@@ -57,6 +66,35 @@ class SharedFlash:
         self.storage.target.owner = reactor.run
         self.log.info("%s", self.storage.story())
 
+    def start(self) -> None:
+        """It is looked after from now on."""
+        self.keeper.start()
+        self.ledger.start()
+
+    def stop(self) -> None:
+        """While its reactor still runs, and nobody uses it any more."""
+        self.keeper.stop()
+        self.ledger.stop()
+        self.ledger.close()
+
+    def name_owners(self) -> None:
+        """Tell the flash whose each granule is: by that it counts what is programmed for whom, and, where it is to,
+        keeps their data apart."""
+        volumes = self.pool.table.volumes
+        self._owners = {uuid: owner for uuid, owner in self._owners.items() if any(v.uuid == uuid for v in volumes)}
+        free = (number for number in range(1, OWNERS) if number not in self._owners.values())
+        granules = bytearray(self.storage.target.user_sectors // self.pool.granule_sectors)
+        for volume in volumes:
+            owner = self._owners.get(volume.uuid) or next(free)
+            self._owners[volume.uuid] = owner
+            for extent in volume.extents:
+                granules[extent.first : extent.end] = bytes([owner]) * extent.count
+        self.storage.target.set_owners(self.pool.granule_sectors, bytes(granules))
+
+    def programmed(self, name: str) -> int:
+        """Bytes of flash for a volume, since the flash was opened. VolumeError."""
+        return self.storage.target.programmed(self._owners[self.pool.find(name).uuid])
+
     @property
     def read_only(self) -> bool:
         return self.backing.read_only
@@ -67,11 +105,13 @@ class SharedFlash:
         known = {volume.name: volume for volume in self.pool.volumes}
         if name not in known:
             volume = self.pool.create(name, sectors, read_only=section.read_only, secure_delete=section.secure_delete)
+            self.name_owners()
             self.log.info("volume %s made: %d bytes", name, section.size)
             return volume
         volume = known[name]
         if sectors != volume.sectors:
             volume = self.pool.grow(name, sectors)
+            self.name_owners()
             self.log.info("volume %s has %d bytes now", name, section.size)
         if (volume.read_only, volume.secure_delete) != (section.read_only, section.secure_delete):
             volume = self.pool.mark(name, read_only=section.read_only, secure_delete=section.secure_delete)
@@ -80,7 +120,7 @@ class SharedFlash:
     def volume_backing(self, name: str) -> Backing:
         """A volume that is there, as what an export serves. VolumeError."""
         volume = self.pool.find(name)
-        target = VolumeTarget(self.storage.target, self._pieces(volume))
+        target = VolumeTarget(self.storage.target, self._pieces(volume), self._owners[volume.uuid])
         self._targets[name] = target
         backing = Backing(
             description=f"volume {name} of {self.backing.description}",
@@ -100,12 +140,35 @@ class SharedFlash:
     def grow(self, name: str, sectors: int) -> None:
         """While it is served. Its guest is told by whoever serves it. VolumeError, OSError."""
         volume = self.pool.grow(name, sectors)
+        self.name_owners()
         if name in self._targets:
             self._targets[name].extend(self._pieces(volume))
 
     def delete(self, name: str, *, secure: bool | None = None) -> None:
         """Nobody serves it any more. VolumeError, OSError."""
+        uuid = self.pool.find(name).uuid
         self.pool.delete(name, secure=secure)
+        self.name_owners()
+        self.ledger.close_account(uuid, forget=True)
+
+    def limit(self, name: str, limits: VolumeLimits) -> Allowance:
+        """What a volume may take from now on; while it is served, too. VolumeError."""
+        uuid = self.pool.find(name).uuid
+        allowance = self.allowances.get(name)
+        if allowance is None:
+            allowance = self.allowances[name] = Allowance(slack=self.storage.target.cache_bytes)
+        limits.apply(allowance, ledger_fd=self.ledger.fd)
+        if limits.wear_rate > 0:
+            self.ledger.open_account(uuid, allowance, limits.wear_rate)
+        else:
+            self.ledger.close_account(uuid)
+        return allowance
+
+    def release(self, name: str) -> None:
+        """It is served no more."""
+        self._targets.pop(name, None)
+        if self.allowances.pop(name, None) is not None:
+            self.ledger.close_account(self.pool.find(name).uuid)
 
     def _pieces(self, volume: Volume) -> list[tuple[int, int]]:
         return pieces_of(volume, self.pool.granule_sectors)

@@ -11,7 +11,7 @@ Header:
 | 8 | u32 | version: 1 |
 | 12 | u32 | checksum: CRC-32 (IEEE 802.3, as zlib) of all bytes of the table, with this field 0 |
 | 16 | u32 | bytes of the table, the header included |
-| 20 | u32 | volumes, at most 128 |
+| 20 | u32 | volumes, at most 127 |
 | 24 | u64 | generation: one more with each change |
 | 32 | 16 bytes | identity of the flash |
 | 48 | u64 | sectors of the flash's user area |
@@ -55,7 +55,7 @@ HEADER = struct.Struct("<8sIIIIQ16sQIIQ24x")
 ENTRY = struct.Struct("<16sQIBBH64s")
 EXTENT = struct.Struct("<II")
 CHECKSUM_OFFSET = 12
-VOLUMES_MOST = 128
+VOLUMES_MOST = 127  # as many as the flash tells apart, which counts what is programmed for each
 TABLE_BYTES_MOST = HEADER.size + VOLUMES_MOST * (ENTRY.size + EXTENTS_MOST * EXTENT.size)
 COPIES = 2  # each in a granule of its own, the last ones of the user area
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
