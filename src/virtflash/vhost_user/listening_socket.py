@@ -15,8 +15,11 @@ class SocketError(Exception):
     """The socket cannot be had; one line that says which, why, and what to do."""
 
 
-def bind_socket(path: Path) -> socket.socket:
-    """Listen at a path. A socket that a server left there when it died is replaced; one that is served is not."""
+def bind_socket(path: Path, mode: int | None = None) -> socket.socket:
+    """Listen at a path. A socket that a server left there when it died is replaced; one that is served is not.
+
+    `mode`: its permissions, whatever the umask says; None: as the umask says. SocketError: one line.
+    """
     if len(os.fsencode(path)) > PATH_LIMIT:
         raise SocketError(
             f"{path}: longer than the {PATH_LIMIT} bytes that a socket's path may have; choose a shorter one"
@@ -24,12 +27,21 @@ def bind_socket(path: Path) -> socket.socket:
     remove_abandoned(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        listening.bind(str(path))
+        bind_with_mode(listening, path, mode)
         listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         raise SocketError(f"{path}: cannot listen there: {error.strerror}") from error
     return listening
+
+
+def bind_with_mode(listening: socket.socket, path: Path, mode: int | None) -> None:
+    """At no moment is there more allowed than `mode`. (The umask itself is of all threads, and left alone.)"""
+    if mode is not None:
+        os.fchmod(listening.fileno(), mode)  # before it has a name: bind(2) gives the file this mode, less the umask
+    listening.bind(str(path))
+    if mode is not None and stat.S_IMODE(path.lstat().st_mode) != mode:
+        path.chmod(mode)
 
 
 def adopt_socket(fd: int) -> socket.socket:
