@@ -103,4 +103,20 @@ def set_up_logging(level: str, *, as_json: bool) -> None:
     root = logging.getLogger(ROOT)
     root.handlers = [handler]
     root.propagate = False
-    root.setLevel(level.upper())
+    set_log_level(level)
+
+
+def set_log_level(level: str) -> None:
+    """Of standard error, from now on: one of LEVELS. Other handlers, which tell events, hear at least what is info."""
+    root = logging.getLogger(ROOT)
+    for handler in root.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(level.upper())
+    root.setLevel(min(logging.getLevelName(level.upper()), logging.INFO))
+
+
+def log_level() -> str:
+    """What is said on standard error: one of LEVELS."""
+    root = logging.getLogger(ROOT)
+    levels = [handler.level for handler in root.handlers if isinstance(handler, logging.StreamHandler)]
+    return logging.getLevelName(min(levels, default=root.level)).lower()

@@ -64,6 +64,18 @@ class VolumeStatus(Struct, frozen=True, kw_only=True):
     budget: Budget | None = None
 
 
+class WearStatus(Struct, frozen=True, kw_only=True):
+    """What one volume has cost its flash since the server began. None: not counted, or no budget."""
+
+    name: str
+    flash: str | None
+    bytes_written: int  # by its machine
+    programmed: int | None  # bytes of flash, for this volume
+    write_amplification: float | None  # programmed / bytes_written; None: nothing was written yet, too
+    when_spent: Literal["throttle", "read-only", "alarm"]
+    budget: Budget | None
+
+
 class FlashStatus(Struct, frozen=True, kw_only=True):
     """One flash that volumes share."""
 

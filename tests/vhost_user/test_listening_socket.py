@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,27 @@ from virtflash.vhost_user.listening_socket import PATH_LIMIT, SocketError, adopt
 def test_a_path_that_is_free(tmp_path: Path) -> None:
     with bind_socket(tmp_path / "s"), socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "s"))
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
+def test_the_mode_is_what_was_asked_for(mode: int, umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        with bind_socket(tmp_path / "s", mode):
+            assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == mode
+    finally:
+        os.umask(before)
+
+
+def test_at_no_moment_is_more_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is changed after bind: the file came into being with no more than its mode."""
+    monkeypatch.setattr(Path, "chmod", lambda *_arguments: pytest.fail("it was there with another mode"))
+    before = os.umask(0)
+    try:
+        bind_socket(tmp_path / "s", 0o600).close()
+    finally:
+        os.umask(before)
 
 
 def test_a_socket_that_a_dead_server_left_is_replaced(tmp_path: Path) -> None:

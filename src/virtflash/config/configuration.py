@@ -29,18 +29,15 @@ class Server(Section, frozen=True, kw_only=True):
         Literal["auto", "io_uring", "io_uring-plain", "threads"], Meta(description="how files are read and written")
     ] = "auto"
     control: Annotated[
-        str | None, Meta(min_length=1, description="the socket that `virtflash ctl` and `top` talk to; left out: none")
+        Word | None, Meta(description="the socket that `virtflash ctl` and `top` talk to; left out: none")
     ] = None
     metrics: Annotated[
-        str | None,
-        Meta(
-            pattern=r"^.+:[0-9]{1,5}$",
-            description='where Prometheus may ask, such as "127.0.0.1:9477"; left out: nowhere',
-        ),
+        Annotated[str, Meta(pattern=r"^.+:[0-9]{1,5}$")] | None,
+        Meta(description='where Prometheus may ask, such as "127.0.0.1:9477"; left out: nowhere'),
     ] = None
     metrics_file: Annotated[
-        str | None,
-        Meta(pattern=r"\.prom$", description="a file for the node exporter's textfile collector, written every 15 s"),
+        Annotated[str, Meta(pattern=r"\.prom$")] | None,
+        Meta(description="a file for the node exporter's textfile collector, written every 15 s"),
     ] = None
 
 
@@ -82,7 +79,8 @@ class Volume(Section, frozen=True, kw_only=True):
     ] = "normal"
     iops: Annotated[RequestRate | None, Meta(description="most requests; left out: no limit")] = None
     iops_burst: Annotated[
-        int | None, Meta(ge=1, description="requests that may come at once; left out: those of a tenth of a second")
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="requests that may come at once; left out: those of a tenth of a second"),
     ] = None
     bandwidth: Annotated[ByteRate | None, Meta(description="most bytes read and written; left out: no limit")] = None
     bandwidth_burst: Annotated[

@@ -8,7 +8,6 @@ from pathlib import Path
 
 BACKLOG = 16
 PEER = struct.Struct("iII")  # process, user, group (SO_PEERCRED)
-OWNER_ONLY = 0o600
 PATH_LIMIT = 107  # bytes: sun_path holds 108, the last one a NUL
 
 
@@ -19,7 +18,7 @@ class SocketError(Exception):
 def bind_socket(path: Path, mode: int | None = None) -> socket.socket:
     """Listen at a path. A socket that a server left there when it died is replaced; one that is served is not.
 
-    mode: permissions of its file, in force from its first moment on; None: what the process's mask leaves.
+    `mode`: its permissions, whatever the umask says; None: as the umask says. SocketError: one line.
     """
     if len(os.fsencode(path)) > PATH_LIMIT:
         raise SocketError(
@@ -28,16 +27,21 @@ def bind_socket(path: Path, mode: int | None = None) -> socket.socket:
     remove_abandoned(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if mode is not None:
-            os.fchmod(listening.fileno(), mode & OWNER_ONLY)  # which the file is then made with
-        listening.bind(str(path))
-        if mode is not None:
-            path.chmod(mode)
+        bind_with_mode(listening, path, mode)
         listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         raise SocketError(f"{path}: cannot listen there: {error.strerror}") from error
     return listening
+
+
+def bind_with_mode(listening: socket.socket, path: Path, mode: int | None) -> None:
+    """At no moment is there more allowed than `mode`. (The umask itself is of all threads, and left alone.)"""
+    if mode is not None:
+        os.fchmod(listening.fileno(), mode)  # before it has a name: bind(2) gives the file this mode, less the umask
+    listening.bind(str(path))
+    if mode is not None and stat.S_IMODE(path.lstat().st_mode) != mode:
+        path.chmod(mode)
 
 
 def adopt_socket(fd: int) -> socket.socket:
