@@ -7,6 +7,7 @@ reactors are threads without Python.
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -113,6 +114,7 @@ class Server:
     statistics_file: StatisticsFile | None = None
     on_hangup: Callable[[], object] | None = None  # SIGHUP; None: look at sizes
     running: bool = False
+    started: float = field(default_factory=time.time)  # Unix time
 
     @classmethod
     def create(cls, volumes: Sequence[Volume], options: Options) -> Self:

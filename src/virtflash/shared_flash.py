@@ -39,6 +39,7 @@ class SharedFlash:
         self.keeper = FlashKeeper(storage, self.log)
         self.ledger = BudgetLedger(storage.target, pool.granule_sectors, self.log)
         self.allowances: dict[str, Allowance] = {}  # of the volumes that are served
+        self.limits: dict[str, VolumeLimits] = {}
         self._targets: dict[str, VolumeTarget] = {}
         self._owners: dict[UUID, int] = {}
         self.name_owners()
@@ -158,6 +159,7 @@ class SharedFlash:
         if allowance is None:
             allowance = self.allowances[name] = Allowance(slack=self.storage.target.cache_bytes)
         limits.apply(allowance, ledger_fd=self.ledger.fd)
+        self.limits[name] = limits
         if limits.wear_rate > 0:
             self.ledger.open_account(uuid, allowance, limits.wear_rate)
         else:
@@ -167,6 +169,7 @@ class SharedFlash:
     def release(self, name: str) -> None:
         """It is served no more."""
         self._targets.pop(name, None)
+        self.limits.pop(name, None)
         if self.allowances.pop(name, None) is not None:
             self.ledger.close_account(self.pool.find(name).uuid)
 
