@@ -172,6 +172,19 @@ def test_a_mistake_inside_is_no_end(served: Controlled, caplog: pytest.LogCaptur
     assert wire.ask("log_level")["result"] == "info"
 
 
+def test_a_mistake_in_one_conversation_is_the_end_of_no_other(
+    served: Controlled, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    other, wire = served.wire(), served.wire()
+    other.ask("log_level")
+    with monkeypatch.context() as patched:
+        patched.setattr(conversation, "read_line", lambda _line: 1 / 0)
+        wire.call("status")
+        assert wire.line() is None
+    assert "ZeroDivisionError" in caplog.text
+    assert other.ask("log_level")["result"] == "info"
+
+
 @pytest.mark.parametrize("name", ["\udcff", "ä", "\x00"])
 def test_names_that_are_no_text(served: Controlled, name: str) -> None:
     served.operator.failure = OperatorError(f"{name}: no such file")

@@ -77,6 +77,9 @@ class Client:
     def events(self, /, **params: object) -> Iterator[Event]:
         """What happens, from now on; parameters as `watch` has them. ControlError: also when the server goes."""
         self.call("watch", **params)
+        return self._events_that_come()
+
+    def _events_that_come(self) -> Iterator[Event]:
         while True:
             told = self._events.popleft() if self._events else self._receive(None).get("params")
             yield msgspec.convert(told, Event)
@@ -87,6 +90,8 @@ class Client:
             self._socket.sendall(line + b"\n")
         except (BrokenPipeError, ConnectionResetError):
             pass  # it may have said why, before it closed
+        except OSError as error:
+            raise ControlError(f"{self._path}: the server takes no calls: {error.strerror}") from None
 
     def _receive(self, deadline: float | None) -> dict[str, Any]:
         line = self._line(deadline)
