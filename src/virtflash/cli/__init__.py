@@ -12,6 +12,7 @@ COMMANDS = {
     "create": "make an emulated eMMC, NAND or NOR flash in a file",
     "serve": "serve a raw image, block device or emulated flash to a virtual machine over vhost-user",
     "check-config": "tell all that is wrong with a configuration of flashes and volumes",
+    "ctl": "control a running server, or watch what happens to it",
     "info": "tell wear, errors and lifetime of an emulated flash",
     "lab": "the laboratory: run an emulated flash through years in minutes",
     "bench": "measure this or any other vhost-user-blk server",

@@ -31,10 +31,14 @@ class ControlError(Exception):
 
 
 class Client:
-    """A connection to a server's control socket. A context manager. ControlError: nobody is there, or lets us in."""
+    """A connection to a server's control socket. A context manager. ControlError: nobody is there, or lets us in.
 
-    def __init__(self, path: Path | str) -> None:
+    `timeout`: seconds that an answer may take; None: as long as it takes.
+    """
+
+    def __init__(self, path: Path | str, *, timeout: float | None = None) -> None:
         self._path = path
+        self._timeout = timeout
         self._numbers = itertools.count(1)
         self._input = bytearray()
         self._events: deque[dict[str, Any]] = deque()  # that came while an answer was waited for
@@ -58,13 +62,10 @@ class Client:
     def close(self) -> None:
         self._socket.close()
 
-    def call(self, method: str, /, *, timeout: float | None = None, **params: object) -> Any:
-        """What the server answers, in words of JSON. `timeout`: in seconds; None: as long as it takes.
-
-        ControlError: it refuses, it went away, or the time is over.
-        """
+    def call(self, method: str, /, **params: object) -> Any:
+        """What the server answers, in words of JSON. ControlError: it refuses, it went away, or it takes too long."""
         number = next(self._numbers)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
         self._send(call_line(method, params, number))
         while True:
             message = self._receive(deadline)
@@ -73,9 +74,12 @@ class Client:
             elif message.get("id") == number or (message.get("id") is None and "error" in message):
                 return result_of(message)
 
-    def events(self, events: tuple[str, ...] = (), **params: Any) -> Iterator[Event]:
+    def events(self, /, **params: object) -> Iterator[Event]:
         """What happens, from now on; parameters as `watch` has them. ControlError: also when the server goes."""
-        self.call("watch", events=events, **params)
+        self.call("watch", **params)
+        return self._events_that_come()
+
+    def _events_that_come(self) -> Iterator[Event]:
         while True:
             told = self._events.popleft() if self._events else self._receive(None).get("params")
             yield msgspec.convert(told, Event)
@@ -86,6 +90,8 @@ class Client:
             self._socket.sendall(line + b"\n")
         except (BrokenPipeError, ConnectionResetError):
             pass  # it may have said why, before it closed
+        except OSError as error:
+            raise ControlError(f"{self._path}: the server takes no calls: {error.strerror}") from None
 
     def _receive(self, deadline: float | None) -> dict[str, Any]:
         line = self._line(deadline)

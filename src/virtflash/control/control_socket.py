@@ -212,6 +212,10 @@ class ControlSocket:
         except OSError:
             self._drop(conversation)
             return
+        except Exception:  # noqa: BLE001 - the other conversations go on
+            self._log.exception("control: %s is dropped: a mistake in the server", conversation.connection.peer)
+            self._drop(conversation)
+            return
         if conversation.is_over:
             self._drop(conversation)
             return

@@ -99,7 +99,7 @@ class Conversation(Connected):
         if self.connection.ended and not self.connection.has_line:
             self.stop_watching()
         self.connection.flush()
-        return not (self.listens and self.connection.has_line)
+        return not (self._has_events or (self.listens and self.connection.has_line))
 
     def stop_watching(self) -> None:
         if self._subscription is not None:
@@ -199,6 +199,12 @@ class Conversation(Connected):
         return error_line(call.id, error)
 
     # Events
+
+    @property
+    def _has_events(self) -> bool:
+        """That could be told now: nobody is woken for those that wait already."""
+        waiting = self._subscription is not None and self._subscription.is_waiting
+        return waiting and self.connection.unsent < UNSENT_HIGH
 
     def _tell_events(self) -> None:
         while self._subscription is not None and self.connection.unsent < UNSENT_HIGH:

@@ -55,6 +55,11 @@ class Subscription:
             if len(self._waiting) == 1:
                 self._wake()
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether `take` would return one."""
+        return bool(self._waiting)
+
     def take(self) -> Event | None:
         """The oldest one, if there is one; before it, of what was missed the number."""
         with self._lock:
