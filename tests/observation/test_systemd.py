@@ -33,8 +33,9 @@ class NotifySocket:
 
     def drop(self) -> None:
         """What was sent and not read."""
+        self.socket.setblocking(False)
         with suppress(BlockingIOError):
-            while self.socket.recv(4096, socket.MSG_DONTWAIT):
+            while self.socket.recv(4096):
                 continue
 
     def is_silent_for(self, seconds: float) -> bool:
