@@ -10,8 +10,6 @@ import pytest
 from made_status import cockpit, histogram, status, volume
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from virtflash.observation.exposition import registry_of
@@ -71,11 +69,6 @@ def test_names_follow_the_conventions(metric: Metric) -> None:
 def test_no_series_comes_twice() -> None:
     series = Counter((s.name, frozenset(s.labels.items())) for metric in exposed(cockpit()) for s in metric.samples)
     assert {key: count for key, count in series.items() if count > 1} == {}
-
-
-def test_openmetrics_is_understood_too() -> None:
-    text = generate_openmetrics(registry_of(cockpit)).decode()
-    assert {metric.name for metric in read_openmetrics(text)} == {metric.name for metric in exposed(cockpit())}
 
 
 VOLUME_FIELDS: dict[str, Callable[[Status], dict[str, float | None]]] = {

@@ -12,6 +12,7 @@ from virtflash.status import Status
 
 CONNECTIONS_MAX = 16  # at once; the oldest goes when one more comes
 CONNECTION_SECONDS = 5.0  # from its beginning to its end, whatever is sent
+PORT_MAX = 65535
 HEAD_BYTES = 8192  # of a request
 PLAIN = "text/plain; charset=utf-8"
 INDEX = b"virtflash: metrics are at /metrics\n"
@@ -38,6 +39,7 @@ class MetricsEndpoint:
         self.port = listening.getsockname()[1]
         self._registry = registry_of(self._status)
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = self._runner.get_loop()  # made here: two threads that ask for the first time would make two
         self._thread = threading.Thread(target=self._run, args=(listening,), name="metrics", daemon=True)
         self._thread.start()
 
@@ -45,7 +47,7 @@ class MetricsEndpoint:
         """Close every connection, and the socket."""
         if self._thread is None:
             return
-        self._runner.get_loop().call_soon_threadsafe(self._ending.set)
+        self._loop.call_soon_threadsafe(self._ending.set)
         self._thread.join()
         self._runner.close()
         self._thread = None
@@ -87,21 +89,21 @@ class MetricsEndpoint:
         await reader.read(HEAD_BYTES)  # what is unread when it closes would make the kernel drop the answer
 
     def _response(self, head: bytes) -> bytes:
-        method, path, headers = parsed(head)
+        method, path = parsed(head)
         if method is None:
             return response(HTTPStatus.BAD_REQUEST)
         if path not in {"/", "/metrics"}:
             return response(HTTPStatus.NOT_FOUND)
         if method != "GET":
             return response(HTTPStatus.METHOD_NOT_ALLOWED, more="Allow: GET\r\n")
-        return response(HTTPStatus.OK, INDEX) if path == "/" else self._metrics(headers.get("accept", ""))
+        return response(HTTPStatus.OK, INDEX) if path == "/" else self._metrics()
 
-    def _metrics(self, accept: str) -> bytes:
-        from prometheus_client.exposition import choose_encoder  # noqa: PLC0415
+    def _metrics(self) -> bytes:
+        """As plain text: OpenMetrics has no histogram whose sum is unknown."""
+        from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest  # noqa: PLC0415
 
-        encode, content_type = choose_encoder(accept)
         try:
-            return response(HTTPStatus.OK, encode(self._registry), content_type)
+            return response(HTTPStatus.OK, generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4)
         except Exception as error:  # noqa: BLE001 - whatever it is, Prometheus is told, and asks again
             self.log.limited("status", f"the status could not be had: {error!r}")
             return response(HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -109,26 +111,23 @@ class MetricsEndpoint:
 
 def listen(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and int(port) <= PORT_MAX):
+        raise ExpositionError(f'metrics: {address}: an address is written "127.0.0.1:9477"')
     try:
         family, _, _, _, place = socket.getaddrinfo(
             host.removeprefix("[").removesuffix("]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         return socket.create_server(place[:2], family=family, backlog=CONNECTIONS_MAX)
-    except ValueError as error:
-        raise ExpositionError(f'metrics: {address}: an address is written "127.0.0.1:9477"') from error
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ExpositionError(f"metrics: {address}: cannot listen there: {reason}") from error
+    except OSError as error:
+        raise ExpositionError(f"metrics: {address}: cannot listen there: {error.strerror or error}") from error
 
 
-def parsed(head: bytes) -> tuple[str | None, str, dict[str, str]]:
-    """Method, path without its query, headers by their names in small letters; no method: it is no HTTP request."""
-    first, *lines = head.decode("latin-1").split("\r\n")
-    words = first.split(" ")
+def parsed(head: bytes) -> tuple[str | None, str]:
+    """Method, and path without its query; no method: it is no HTTP request. Headers are of no interest."""
+    words = head.decode("latin-1").partition("\r\n")[0].split(" ")
     if len(words) != 3 or not words[2].startswith("HTTP/1."):
-        return None, "", {}
-    pairs = (line.partition(":") for line in lines if ":" in line)
-    return words[0], words[1].partition("?")[0], {name.strip().lower(): value.strip() for name, _, value in pairs}
+        return None, ""
+    return words[0], words[1].partition("?")[0]
 
 
 def response(status: HTTPStatus, body: bytes | None = None, content_type: str = PLAIN, more: str = "") -> bytes:
