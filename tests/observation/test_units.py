@@ -52,7 +52,7 @@ def test_units_are_understood(unit: Path, name: str, tmp_path: Path) -> None:
 
 
 def allowed_calls() -> set[str]:
-    """Of the service's filter: lists are united, ~ lists taken away, in their order; @sets as this systemd knows them."""
+    """Of the service's filter: lists are united, ~ lists taken away, in their order."""
     allowed: set[str] = set()
     for line in SERVICE.read_text().splitlines():
         if line.startswith("SystemCallFilter="):
