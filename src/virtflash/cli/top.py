@@ -1,5 +1,6 @@
 """`virtflash top`: what a server's volumes and flashes do, live."""
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
 @click.option("--once", is_flag=True, help="Print the rates of one interval, and end.")
 @click.option("--json", "as_json", is_flag=True, help="With --once: status and rates as JSON.")
 def top(*, socket: Path, interval: float, once: bool, as_json: bool) -> int:
-    """Show volumes and flashes of the server whose control socket is SOCKET. Keys: q quits, s sorts, p pauses, h helps."""
+    """Show volumes and flashes of the server whose control socket is SOCKET.
+
+    Keys: q quits, s sorts, p pauses, h helps.
+    """
     from virtflash.observation.status_source import SourceError, StatusSource  # noqa: PLC0415
 
     if as_json and not once:
         raise click.UsageError("--json goes with --once")
-    if not once and not click.get_text_stream("stdout").isatty():
+    if not once and not (sys.stdout is not None and sys.stdout.isatty()):
         raise CommandError("the standard output is no terminal; use --once")
     try:
         source = StatusSource(socket)

@@ -60,7 +60,7 @@ class Terminal:
         ready = {key.fd for key, _ in self.selector.select(max(0.0, seconds))}
         self.signals = list(self._woken.recv(256)) if self._woken.fileno() in ready else []
         self.keys = self._read() if self._fd in ready else ""
-        return ready - {self._woken.fileno(), self._fd}  # type: ignore[return-value]
+        return ready - {self._woken.fileno(), self._fd}
 
     def _read(self) -> str:
         """Escape alone is a key; with something behind it, it is a cursor key, of no use here."""

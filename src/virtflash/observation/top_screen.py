@@ -62,7 +62,7 @@ def volume_lines(volume: VolumeStatus, rates: VolumeRates) -> list[Text]:
 def details(volume: VolumeStatus, rates: VolumeRates) -> list[str]:
     """The second line: who is there, wear, budget, what is out of the ordinary."""
     front_end = volume.front_end
-    parts = [f"{cut(front_end.user, 12)} ({front_end.process})" if front_end else "no front end"]
+    parts = [f"process {front_end.process} of user {front_end.user}" if front_end else "no front end"]
     if volume.programmed is not None:
         parts.append(f"wear {size(rates.programmed or 0)}/s, WA {ratio(rates.write_amplification)}")
     if volume.budget is not None:
