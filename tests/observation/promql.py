@@ -46,7 +46,7 @@ def asked(expression: str) -> Asked:
             labels = [text for what, text in words[position + 1 : end] if what == "name"]
             result.selectors.append((word, labels))
             position = end
-        elif kind == "name" and following != "(" and word not in OPERATORS:
+        elif kind == "name" and following not in {"(", "by", "without"} and word not in OPERATORS:
             result.selectors.append((word, []))
         position += 1
     return result

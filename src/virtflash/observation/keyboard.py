@@ -1,6 +1,7 @@
 """A terminal whose keys come one by one, whose signals are events, and which is afterwards as it was before."""
 
 import os
+import re
 import selectors
 import signal
 import socket
@@ -13,6 +14,7 @@ from types import FrameType, TracebackType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGWINCH)
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # the other screen, without a cursor; and back
 ESCAPE = "\x1b"
+SEQUENCE = re.compile("\x1b[\\[O][0-9;]*[A-Za-z~]")
 
 
 class Terminal:
@@ -63,12 +65,12 @@ class Terminal:
         return ready - {self._woken.fileno(), self._fd}
 
     def _read(self) -> str:
-        """Escape alone is a key; with something behind it, it is a cursor key, of no use here."""
+        """Escape alone is a key; cursor keys and the like begin with it, and are of no use here."""
         assert self._fd is not None
         read = os.read(self._fd, 256).decode(errors="replace")
         if not read:
             self.selector.unregister(self._fd)
-        return read if read == ESCAPE or not read.startswith(ESCAPE) else ""
+        return SEQUENCE.sub("", read)
 
     def write(self, text: str) -> None:
         sys.stdout.write(text)

@@ -20,7 +20,7 @@ ORDERS: dict[str, Callable[[VolumeStatus, VolumeRates], float]] = {
     "wear": lambda _volume, rates: -(rates.programmed or 0.0),
 }
 VOLUME_HEAD = f"{'VOLUME':13} {'STATE':9} {'IOPS':>6} {'READ/s':>8} {'WRITE/s':>8} R p50  R p99  W p50  W p99    QD"
-FLASH_HEAD = f"{'FLASH':10} KIND LIFE A/B%  PRE-EOL {'TEMP':>7} {'FREE BLKS':>9} SPARE {'WEAR/s':>8}  WA NOW EVER"
+FLASH_HEAD = f"{'FLASH':9} KIND LIFE A/B%  PRE-EOL {'TEMP':>7} {'FREE BLKS':>9} SPARE {'WEAR/s':>8}  WA NOW EVER"
 
 
 def screen(
@@ -81,7 +81,7 @@ def flash_line(flash: FlashStatus, rates: FlashRates) -> Text:
     used = "/".join(str(10 * estimate) if estimate else "?" for estimate in (flash.lifetime_a, flash.lifetime_b))
     style = {2: "yellow", 3: "bold red"}.get(flash.pre_eol_info, "")
     blocks = f"{flash.free_blocks}/{flash.blocks}"
-    line = Text(f"{cut(flash.name, 10):10} {flash.kind:4} {used:>9} ")
+    line = Text(f"{cut(flash.name, 9):9} {flash.kind:4} {used:>9} ")
     line.append(f"{EOL.get(flash.pre_eol_info, '?'):>8}", style)
     line.append(f" {flash.celsius:>5.1f} C {blocks:>9} {flash.spare_blocks:>5} {size(rates.programmed):>8}")
     return line.append(f" {ratio(rates.write_amplification):>7} {flash.write_amplification:>4.3g}")
