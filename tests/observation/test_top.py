@@ -21,6 +21,7 @@ from made_status import cockpit, histogram
 from status_server import StatusServer
 
 from virtflash.observation.rates import percentile, rates_between
+from virtflash.observation.top_screen import seconds, size
 from virtflash.status import Status
 
 PROGRAM = Path(sys.executable).with_name("virtflash")
@@ -245,3 +246,17 @@ def test_a_server_that_began_anew_is_measured_from_its_beginning() -> None:
 )
 def test_percentiles(counts: list[int], share: float, seconds: float | None) -> None:
     assert percentile(counts, [1000, 2000, 3000, 4000], share) == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(None, "-"), (4e-7, "400ns"), (0.000115, "115us"), (0.0009996, "1000us"), (0.0123, "12.3ms"), (1.5, "1.5s")],
+)
+def test_latencies_fit_in_six_columns(value: float | None, written: str) -> None:
+    assert seconds(value) == written
+
+
+@pytest.mark.parametrize("count", [0, 999, 999_700, 1_234_567, 999_999_999])
+def test_sizes_fit_in_eight_columns(count: int) -> None:
+    assert "e+" not in size(count)
+    assert len(size(count)) <= 8

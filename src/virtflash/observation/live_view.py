@@ -1,7 +1,6 @@
 """The loop behind `virtflash top`: waits for keys, signals, the server and the next second, and draws."""
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -61,7 +60,7 @@ class LiveView:
     def _draw(self) -> None:
         if self._status is None:
             return
-        width, height = shutil.get_terminal_size() if self._terminal.dumb else os.get_terminal_size(sys.stdout.fileno())
+        width, height = terminal_size()
         note = HELP if self._help else "paused; p goes on" if self._paused else ""
         rates = rates_between(self._earlier, self._status)
         lines = screen(self._status, rates, order=self._orders[0], note=note, height=height)
@@ -77,3 +76,9 @@ class LiveView:
                 console.print(line, no_wrap=True, end="\x00")
         rows = captured.get().split("\x00")[:-1]
         return "\x1b[H" + "\x1b[K\r\n".join(rows) + "\x1b[K\x1b[J"
+
+
+def terminal_size() -> tuple[int, int]:
+    """Columns and lines; as usual where the terminal does not know."""
+    columns, lines = os.get_terminal_size(sys.stdout.fileno())
+    return columns or 80, lines or 24

@@ -19,7 +19,10 @@ ORDERS: dict[str, Callable[[VolumeStatus, VolumeRates], float]] = {
     "bytes": lambda _volume, rates: -(rates.bytes_read + rates.bytes_written),
     "wear": lambda _volume, rates: -(rates.programmed or 0.0),
 }
-VOLUME_HEAD = f"{'VOLUME':13} {'STATE':9} {'IOPS':>6} {'READ/s':>8} {'WRITE/s':>8} R p50  R p99  W p50  W p99    QD"
+VOLUME_HEAD = (
+    f"{'VOLUME':13} {'STATE':9} {'IOPS':>6} {'READ/s':>8} {'WRITE/s':>8}"
+    f" {'R p50':>6} {'R p99':>6} {'W p50':>6} {'W p99':>6}{'QD':>4}"
+)
 FLASH_HEAD = f"{'FLASH':9} KIND LIFE A/B%  PRE-EOL {'TEMP':>7} {'FREE BLKS':>9} SPARE {'WEAR/s':>8}  WA NOW EVER"
 
 
@@ -97,7 +100,8 @@ def seconds(value: float | None) -> str:
         return NONE
     for unit, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
         if value >= unit:
-            return f"{value / unit:.3g}{name}"
+            amount = value / unit
+            return f"{amount:.3g}{name}" if amount < 999.5 else f"{amount:.0f}{name}"
     return f"{value * 1e9:.0f}ns"
 
 
