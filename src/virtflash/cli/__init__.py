@@ -14,6 +14,7 @@ COMMANDS = {
     "check-config": "tell all that is wrong with a configuration of flashes and volumes",
     "ctl": "control a running server, or watch what happens to it",
     "info": "tell wear, errors and lifetime of an emulated flash",
+    "top": "show live what a server's volumes and flashes do",
     "lab": "the laboratory: run an emulated flash through years in minutes",
     "bench": "measure this or any other vhost-user-blk server",
     "demo": "boot two real Linux guests on emulated eMMCs, and see what becomes of the flash",

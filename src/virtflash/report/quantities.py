@@ -25,7 +25,7 @@ def scaled(count: float, base: int, units: tuple[str, ...]) -> str:
 
 def number(value: float) -> str:
     """Three digits, or all of them where it is whole: 8, 1.23, 12.3, 1234."""
-    if value == round(value) or value >= 1000:
+    if value == round(value) or value >= 999.5:  # 999.7 in three digits would be 1e+03
         return f"{value:.0f}"
     return f"{value:.3g}"
 
