@@ -12,16 +12,20 @@ from virtflash.backing.flash_state cimport SECTOR_SHIFT, FlashState
 from virtflash.backing.iovec_cursor cimport Cursor, gather, here, left_in_piece, scatter
 from virtflash.backing.target cimport TARGET_MORE, TARGET_SYNC
 from virtflash.backing.write_cache cimport (
+    CACHE_NOWHERE,
     cache_add,
+    cache_data,
     cache_drop,
     cache_find,
     cache_is_full,
     cache_oldest,
 )
+from virtflash.ftl.owners cimport owner_of
 from virtflash.ftl.state cimport FRAME_UNITS_MAX
 from virtflash.ftl.translation cimport FTL_MORE, FTL_NO_ROOM, FTL_SYNC, ftl_flush, ftl_read, ftl_write
 
 cdef enum:
+    LOOKED_MOST = 256  # units in the cache, for a frame of one owner's
     PART_BYTES = 1048576  # of one call, so that a guest that asks for much does not keep the thread for long
 
 
@@ -57,11 +61,34 @@ cdef inline int write_units(
     return status
 
 
+cdef inline uint32_t oldest_of_one(FlashState *state, uint32_t *units, char **data) noexcept nogil:
+    """The oldest unit, and others of its owner that lie not far behind."""
+    cdef uint32_t at = state.cache.oldest
+    cdef uint32_t owner = owner_of(state.ftl, state.cache.place[at].unit)
+    cdef uint32_t count = 0
+    cdef uint32_t _looked
+    for _looked in range(LOOKED_MOST):
+        if at == CACHE_NOWHERE or count == state.frame_units:
+            break
+        if owner_of(state.ftl, state.cache.place[at].unit) == owner:
+            units[count], data[count] = state.cache.place[at].unit, cache_data(&state.cache, at)
+            count += 1
+        at = state.cache.place[at].newer
+    return count
+
+
+cdef inline uint32_t choose_evicted(FlashState *state, uint32_t *units, char **data) noexcept nogil:
+    """A frame never holds units of several owners where these are kept apart."""
+    if state.ftl.isolated:
+        return oldest_of_one(state, units, data)
+    return cache_oldest(&state.cache, state.frame_units, units, data)
+
+
 cdef inline int32_t evict(FlashState *state) noexcept nogil:
     """Move the oldest frame of the cache to the flash. What cannot be moved stays."""
     cdef uint32_t units[FRAME_UNITS_MAX]
     cdef char *data[FRAME_UNITS_MAX]
-    cdef uint32_t count = cache_oldest(&state.cache, state.frame_units, units, data)
+    cdef uint32_t count = choose_evicted(state, units, data)
     cdef uint32_t i
     cdef int status = write_units(state, count, units, data, count < state.frame_units)
     if status:

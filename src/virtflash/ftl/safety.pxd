@@ -29,7 +29,6 @@ from virtflash.ftl.state cimport (
     FRAME_UNITS_MAX,
     NO_BLOCK,
     RECENT_FRAMES,
-    STREAM_COUNT,
     Ftl,
     Stream,
 )
@@ -65,7 +64,7 @@ cdef inline uint64_t safe_sequence(Ftl *ftl) noexcept nogil:
         safe = ftl.synced
     if ftl.partner == NULL:
         return safe
-    for i in range(STREAM_COUNT):
+    for i in range(ftl.stream_count):
         frame = first_exposed(ftl, &ftl.streams[i])
         if frame != NO_BLOCK and ftl.streams[i].recent[frame % RECENT_FRAMES] <= safe:
             safe = ftl.streams[i].recent[frame % RECENT_FRAMES] - 1
@@ -144,7 +143,7 @@ cdef inline int pad_exposed(Ftl *ftl) noexcept nogil:
     cdef int status
     if ftl.partner == NULL:
         return FLASH_OK
-    for i in range(STREAM_COUNT):
+    for i in range(ftl.stream_count):
         if ftl.streams[i].block != NO_BLOCK:
             status = pad_stream(ftl, &ftl.streams[i])
             if status != FLASH_OK:
