@@ -86,9 +86,7 @@ class Translation:
     def sanitize(self) -> None: ...
     def work(self, steps: int = 1_000_000) -> int:
         """Idle work: collection, refresh, checkpoints. Returns how many steps there were to do."""
-    def set_owners(
-        self, granule_units: int, owners: bytes | bytearray | memoryview, *, isolated: bool = False
-    ) -> None:
+    def set_owners(self, granule_units: int, owners: bytes | bytearray | memoryview, *, isolated: bool = False) -> None:
         """Whose units are, by granule from unit 0 on: numbers up to 127, 0 for nobody; what lies behind the last granule
         is nobody's. `isolated`: from now on units of different owners never share a block. ValueError: no such owner,
         too many granules, too little over-provisioning for so many owners."""
