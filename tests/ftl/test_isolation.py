@@ -120,7 +120,7 @@ def test_a_cut_at_any_operation_leaves_what_was_flushed(name: str) -> None:
         if operation <= run.flash.operations:
             continue
         run.flash.arm_cut(operation - run.flash.operations, operation % run.flash.cut_outcomes)
-        with pytest.raises(OSError, match="power|error"):
+        with pytest.raises(OSError, match=r"power|error"):
             for step in steps:
                 run.take(step)
         run.recover()

@@ -1,8 +1,8 @@
 """Isolation by erase blocks: units of different owners never share one.
 
-Each owner has open blocks of its own (*lanes*: host, cold, small); owner 0 has those that all share otherwise. Nothing on
-the flash tells owners: after a mount they are told again, and whose a block is follows from the units that lie in it. A
-block that holds units of several, since it was filled before, is refreshed, which separates them.
+Each owner has open blocks of its own (*lanes*: host, cold, small); owner 0 has those that all share otherwise. Nothing
+on the flash tells owners: after a mount they are told again, and whose a block is follows from the units that lie in
+it. A block that holds units of several, since it was filled before, is refreshed, which separates them.
 """
 
 from libc.stdint cimport uint8_t, uint32_t

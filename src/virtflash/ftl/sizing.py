@@ -73,8 +73,8 @@ def blocks_needed(sizes: Sizes, unit_bytes: int, units: int, blocks: int) -> int
 def small_lanes(owners: int, spare_blocks: int) -> int:
     """How many of so many owners may have a third block open, for small writes, where each has its own blocks.
 
-    Half of the blocks that are left for over-provisioning may be open; the rest is what collection lives on. ValueError:
-    there are too few.
+    Half of the blocks that are left for over-provisioning may be open; the rest is what collection lives on.
+    ValueError: there are too few.
     """
     left = spare_blocks // 2 - LANES_LEAST * owners
     if left < 0:

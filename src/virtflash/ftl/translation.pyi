@@ -87,9 +87,9 @@ class Translation:
     def work(self, steps: int = 1_000_000) -> int:
         """Idle work: collection, refresh, checkpoints. Returns how many steps there were to do."""
     def set_owners(self, granule_units: int, owners: bytes | bytearray | memoryview, *, isolated: bool = False) -> None:
-        """Whose units are, by granule from unit 0 on: numbers up to 127, 0 for nobody; what lies behind the last granule
-        is nobody's. `isolated`: from now on units of different owners never share a block. ValueError: no such owner,
-        too many granules, too little over-provisioning for so many owners."""
+        """Whose units are, by granule from unit 0 on: numbers up to 127, 0 for nobody; what lies behind the last
+        granule is nobody's. `isolated`: from now on units of different owners never share a block. ValueError: no such
+        owner, too many granules, too little over-provisioning for so many owners."""
     def small_lanes(self, owners: bytes | bytearray | memoryview) -> int:
         """How many of these owners may keep a block open for small writes, if they are isolated. ValueError: there is
         too little over-provisioning to isolate them."""

@@ -155,7 +155,7 @@ def owners_by_block(const uint8_t[::1] bits not None):
 
 
 cdef uint32_t joined(const Ftl *ftl, uint32_t count, uint32_t *units, char **data) noexcept:
-    """So many units are written together: where owners are kept apart, those of the first one's, which are put first."""
+    """So many are written together: where owners are kept apart, the first one's, which are put in front."""
     cdef uint32_t first = 1
     cdef uint32_t i
     if not ftl.isolated:
