@@ -3,7 +3,6 @@
 import random
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -104,11 +103,6 @@ def test_isolation_is_switched_on_with_data_there(part: str) -> None:
     sectors.check()
 
 
-def run_in_turn(lock: threading.Lock, call: Callable[[], None]) -> None:
-    with lock:
-        call()
-
-
 def test_owners_change_while_guests_write() -> None:
     """Each call has its turn on the flash, from whichever thread; what comes between them is everything."""
     flash, lock = FlashInMemory("mlc", cache_bytes=65536), threading.Lock()
@@ -119,14 +113,16 @@ def test_owners_change_while_guests_write() -> None:
         shift = 0
         while not over.is_set():
             shift += 1
-            run_in_turn(lock, lambda: flash.target.set_owners(GRANULE, table_of(flash, shift), isolated=True))
+            with lock:
+                flash.target.set_owners(GRANULE, table_of(flash, shift), isolated=True)
 
     thread = threading.Thread(target=change)
     thread.start()
     random_ = random.Random(9)
     for _ in range(400):
         place, number = random_.randrange(flash.target.user_sectors - 64), random_.randrange(1, 40)
-        run_in_turn(lock, lambda: sectors.step("write", place, number))  # noqa: B023
+        with lock:
+            sectors.step("write", place, number)
     over.set()
     thread.join()
     settle(flash)
