@@ -26,6 +26,7 @@ def roomy(part: Part, blocks: int = EXTRA_BLOCKS) -> Part:
 ROOMY = {name: roomy(part) for name, part in PARTS.items()}
 LARGE = {name: roomy(part, EXTRA_BLOCKS + 2 * OWNERS) for name, part in PARTS.items()}  # for lanes of small data, too
 ALL_ROOMY = [roomy(part, EXTRA_BLOCKS + more) for part in ALL_PARTS.values() for more in (0, 2 * OWNERS)]
+ALL_ROOMY += [roomy(part).on_a_disk() for part in ALL_PARTS.values()]
 
 
 def in_turn(part: Part, owners: int = OWNERS) -> bytes:

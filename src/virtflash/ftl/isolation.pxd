@@ -62,7 +62,7 @@ cdef inline void count_owners(Ftl *ftl) noexcept nogil:
 
 
 cdef inline void attribute_blocks(Ftl *ftl) noexcept nogil:
-    """Whose each block is: by the map. Some milliseconds for each GiB."""
+    """Whose each block is: by the map. About a millisecond for each GiB."""
     cdef uint32_t unit
     cdef uint32_t owner
     cdef uint8_t *of_block
