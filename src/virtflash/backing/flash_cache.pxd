@@ -18,7 +18,9 @@ from virtflash.backing.write_cache cimport (
     cache_drop,
     cache_find,
     cache_is_full,
-    cache_oldest,
+    cache_held_of,
+    cache_is_of,
+    cache_note_writer,
 )
 from virtflash.ftl.owners cimport owner_of
 from virtflash.ftl.state cimport FRAME_UNITS_MAX
@@ -61,34 +63,30 @@ cdef inline int write_units(
     return status
 
 
-cdef inline uint32_t oldest_of_one(FlashState *state, uint32_t *units, char **data) noexcept nogil:
-    """The oldest unit, and others of its owner that lie not far behind."""
+cdef inline bint may_join(const FlashState *state, uint32_t place, uint32_t unit) noexcept nogil:
+    """A frame never holds units of several owners where these are kept apart."""
+    return not state.ftl.isolated or owner_of(state.ftl, state.cache.place[place].unit) == owner_of(state.ftl, unit)
+
+
+cdef inline uint32_t oldest_of(FlashState *state, uint32_t writer, uint32_t *units, char **data) noexcept nogil:
+    """The oldest unit that somebody has written (0: anybody), and others that lie not far behind it."""
     cdef uint32_t at = state.cache.oldest
-    cdef uint32_t owner = owner_of(state.ftl, state.cache.place[at].unit)
     cdef uint32_t count = 0
-    cdef uint32_t _looked
-    for _looked in range(LOOKED_MOST):
-        if at == CACHE_NOWHERE or count == state.frame_units:
-            break
-        if owner_of(state.ftl, state.cache.place[at].unit) == owner:
+    cdef uint32_t looked = 0
+    while at != CACHE_NOWHERE and count < state.frame_units and looked < LOOKED_MOST:
+        if cache_is_of(&state.cache, at, writer) and (count == 0 or may_join(state, at, units[0])):
             units[count], data[count] = state.cache.place[at].unit, cache_data(&state.cache, at)
             count += 1
+        looked += count != 0
         at = state.cache.place[at].newer
     return count
 
 
-cdef inline uint32_t choose_evicted(FlashState *state, uint32_t *units, char **data) noexcept nogil:
-    """A frame never holds units of several owners where these are kept apart."""
-    if state.ftl.isolated:
-        return oldest_of_one(state, units, data)
-    return cache_oldest(&state.cache, state.frame_units, units, data)
-
-
-cdef inline int32_t evict(FlashState *state) noexcept nogil:
-    """Move the oldest frame of the cache to the flash. What cannot be moved stays."""
+cdef inline int32_t evict(FlashState *state, uint32_t writer) noexcept nogil:
+    """Move the oldest frame of the cache to the flash, of what somebody has written. What cannot be moved stays."""
     cdef uint32_t units[FRAME_UNITS_MAX]
     cdef char *data[FRAME_UNITS_MAX]
-    cdef uint32_t count = choose_evicted(state, units, data)
+    cdef uint32_t count = oldest_of(state, writer, units, data)
     cdef uint32_t i
     cdef int status = write_units(state, count, units, data, count < state.frame_units)
     if status:
@@ -100,10 +98,14 @@ cdef inline int32_t evict(FlashState *state) noexcept nogil:
 
 
 cdef inline int32_t flush_cache(FlashState *state) noexcept nogil:
-    """What was accepted becomes safe. That it cannot be, since the flash takes nothing more, is a loss: -EIO."""
+    """What was accepted becomes safe. That it cannot be, since the flash takes nothing more, is a loss: -EIO.
+
+    What only others have written stays: they would pay for frames that are not full, and the caller wait for them.
+    """
+    cdef uint32_t writer = state.ftl.caller if state.cache_on else 0
     cdef int32_t result = 0
-    while state.cache.held and result == 0:
-        result = evict(state)
+    while cache_held_of(&state.cache, writer) and result == 0:
+        result = evict(state, writer)
     while result == 0:
         result = as_result(ftl_flush(state.ftl))
         if result != TARGET_MORE:
@@ -130,12 +132,14 @@ cdef inline int32_t unit_to_write(
     data[0] = cache_find(&state.cache, unit)
     if data[0] != NULL:
         state.counters.cache_hits += 1
+        cache_note_writer(&state.cache, data[0], state.ftl.caller, False)
         return 0
     if cache_is_full(&state.cache):
-        result = evict(state)
+        result = evict(state, 0)
         if result:
             return result
     data[0] = cache_add(&state.cache, unit)
+    cache_note_writer(&state.cache, data[0], state.ftl.caller, True)
     return 0 if whole else merge(state, unit, data[0])
 
 

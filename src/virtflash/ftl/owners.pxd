@@ -44,7 +44,7 @@ cdef inline void charge_units(Ftl *ftl, uint64_t bytes, const uint32_t *units, u
 
 
 cdef inline void charge_ranges(Ftl *ftl, uint64_t bytes) noexcept nogil:
-    """A frame of the trims that wait: to the owners of what is trimmed, whoever made it be programmed now."""
+    """Of a frame of the trims that wait: to the owners of what is trimmed, whoever made it be programmed now."""
     cdef uint64_t share
     cdef uint32_t i
     for i in range(ftl.trims.count):

@@ -13,6 +13,7 @@ from virtflash.ftl.frame cimport (
     FRAME_PAD,
     FRAME_TRIM,
     RECORD_WORDS_MIN,
+    TAIL_RECORD_BYTES,
     FrameLayout,
     FrameRecord,
     kind_of,
@@ -74,7 +75,8 @@ cdef inline uint64_t safe_sequence(Ftl *ftl) noexcept nogil:
 cdef inline void charge_frame(Ftl *ftl, const FrameRecord *record, uint64_t bytes) noexcept nogil:
     """Programmed, well or not: somebody pays for it."""
     if kind_of(record) == FRAME_TRIM:
-        charge_ranges(ftl, bytes)
+        charge_ranges(ftl, bytes // 2)  # who trims without end shall not make others pay who flush, nor these those
+        charge_cause(ftl, bytes - bytes // 2)
     elif kind_of(record) == FRAME_DATA and ftl.cause == CAUSE_UNITS:
         charge_units(ftl, bytes, record.words, record.header.argument)
     else:
@@ -84,7 +86,8 @@ cdef inline void charge_frame(Ftl *ftl, const FrameRecord *record, uint64_t byte
 cdef inline void note_programmed(Ftl *ftl, Stream *stream, const FrameRecord *record) noexcept nogil:
     """A frame of the open block is programmed: the sequence goes on."""
     cdef FrameLayout *layout = layout_of(ftl, stream.block)
-    charge_frame(ftl, record, <uint64_t>layout.units * ftl.unit_bytes)
+    cdef uint32_t behind = TAIL_RECORD_BYTES if layout.in_tail else 0
+    charge_frame(ftl, record, <uint64_t>layout.units * ftl.unit_bytes + behind)
     ftl.sequence += 1
     stream.recent[stream.frame % RECENT_FRAMES] = ftl.sequence
     stream.frame += 1
