@@ -132,14 +132,13 @@ cdef inline int32_t unit_to_write(
     data[0] = cache_find(&state.cache, unit)
     if data[0] != NULL:
         state.counters.cache_hits += 1
-        cache_note_writer(&state.cache, data[0], state.ftl.caller, False)
+        cache_note_writer(&state.cache, data[0], state.ftl.caller)
         return 0
     if cache_is_full(&state.cache):
         result = evict(state, 0)
         if result:
             return result
-    data[0] = cache_add(&state.cache, unit)
-    cache_note_writer(&state.cache, data[0], state.ftl.caller, True)
+    data[0] = cache_add(&state.cache, unit, state.ftl.caller)
     return 0 if whole else merge(state, unit, data[0])
 
 

@@ -593,17 +593,18 @@ cdef class FlashTarget:
         self._run(CALL_CARE, &request)
         return bool(care.round_ended)
 
-    def set_owners(self, uint64_t granule_sectors, const uint8_t[::1] owners not None, bint isolated=False):
+    def set_owners(self, uint64_t granule_sectors, owners not None, bint isolated=False):
         cdef Request request
+        cdef bytes numbers = bytes(owners)
         cdef OwnerTable table
         if granule_sectors == 0 or granule_sectors % self.state.unit_sectors:
             raise ValueError(f"granules of {granule_sectors} sectors: a multiple of {self.state.unit_sectors}, please")
-        if <uint64_t>owners.shape[0] > (self.state.user_sectors + granule_sectors - 1) // granule_sectors:
-            raise ValueError(f"{owners.shape[0]} granules: the user area has no room for so many")
+        if len(numbers) > (self.state.user_sectors + granule_sectors - 1) // granule_sectors:
+            raise ValueError(f"{len(numbers)} granules: the user area has no room for so many")
         memset(&request, 0, sizeof(request))
         request.isolated = isolated
-        request.small_lanes = self.translation.small_lanes(owners) if isolated else 0
-        self.translation.make_table(&table, granule_sectors // self.state.unit_sectors, owners)
+        request.small_lanes = self.translation.small_lanes(numbers) if isolated else 0
+        self.translation.make_table(&table, granule_sectors // self.state.unit_sectors, numbers)
         request.owners = &table
         try:
             self._run(CALL_SET_OWNERS, &request)
@@ -612,9 +613,9 @@ cdef class FlashTarget:
 
     def owners_of_blocks(self):
         cdef Request request
-        cdef uint8_t[::1] bits = bytearray(self.state.ftl.blocks * OWNERS // 8)
+        bits = bytearray(self.state.ftl.blocks * OWNERS // 8)
         memset(&request, 0, sizeof(request))
-        request.bits = &bits[0]
+        request.bits = <uint8_t *><char *>bits
         self._run(CALL_NOTE_OWNERS, &request)
         return owners_by_block(bits)
 

@@ -113,13 +113,13 @@ cdef inline bint cache_is_full(const WriteCache *cache) noexcept nogil:
     return cache.vacant == CACHE_NOWHERE
 
 
-cdef inline char *cache_add(WriteCache *cache, uint32_t unit) noexcept nogil:
+cdef inline char *cache_add(WriteCache *cache, uint32_t unit, uint32_t writer) noexcept nogil:
     """A place for a unit that is not here, in a cache that is not full: whoever asks fills it at once, or drops it."""
     cdef uint32_t place = cache.vacant
     cdef uint32_t bucket = cache_bucket(cache, unit)
     cache.vacant = cache.place[place].newer
-    cache.place[place] = CachePlace(unit, cache.newest, CACHE_NOWHERE, 0)
-    cache.written_by[0] += 1
+    cache.place[place] = CachePlace(unit, cache.newest, CACHE_NOWHERE, writer)
+    cache.written_by[writer] += 1
     if cache.newest == CACHE_NOWHERE:
         cache.oldest = place
     else:
@@ -130,14 +130,20 @@ cdef inline char *cache_add(WriteCache *cache, uint32_t unit) noexcept nogil:
     return cache_data(cache, place)
 
 
-cdef inline void cache_note_writer(WriteCache *cache, const char *data, uint32_t writer, bint is_new) noexcept nogil:
-    """Who has written a unit that lies at `data`: whoever flushes flushes its own."""
-    cdef CachePlace *place = &cache.place[<uint32_t>(<size_t>(data - cache.data) // cache.unit_bytes)]
-    if place.writer == writer:
+cdef inline void cache_give_to(WriteCache *cache, uint32_t place, uint32_t writer) noexcept nogil:
+    cache.written_by[cache.place[place].writer] -= 1
+    cache.place[place].writer = writer
+    cache.written_by[writer] += 1
+
+
+cdef inline void cache_note_writer(WriteCache *cache, const char *data, uint32_t writer) noexcept nogil:
+    """A unit that lies at `data` is written again, perhaps by somebody else: whoever flushes, flushes its own."""
+    cdef uint32_t place
+    if cache.written_by[writer] == cache.held:
         return
-    cache.written_by[place.writer] -= 1
-    place.writer = writer if is_new else <uint32_t>CACHE_SEVERAL
-    cache.written_by[place.writer] += 1
+    place = <uint32_t>(<size_t>(data - cache.data) // cache.unit_bytes)
+    if cache.place[place].writer != writer:
+        cache_give_to(cache, place, CACHE_SEVERAL)
 
 
 cdef inline bint cache_is_of(const WriteCache *cache, uint32_t place, uint32_t writer) noexcept nogil:

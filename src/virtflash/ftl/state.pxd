@@ -202,7 +202,6 @@ cdef struct Ftl:
     bint exhausted  # not even what was accepted can be written
     bint lost_power
     uint64_t generation  # of the block table: one for each block opened or freed
-    Stream streams[STREAMS_MOST]  # behind those of everybody, or of owner 0: lanes of the others
     uint32_t stream_count  # in use
     Move move
     Advised advised[ADVISED_MAX]
@@ -221,7 +220,8 @@ cdef struct Ftl:
     uint32_t writer  # owner of the last write
     uint32_t caller  # owner of the running call
     uint32_t cause
-    Programmed programmed
     uint64_t ready_ns  # the latest of the chip's operations since it was set to 0
     char *frame_buffer
     char *padding  # a unit of it
+    Programmed programmed
+    Stream streams[STREAMS_MOST]  # behind those of everybody, or of owner 0: lanes of the others

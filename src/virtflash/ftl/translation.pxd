@@ -26,7 +26,7 @@ cdef class Translation:
         self, int (*call)(Ftl *, uint32_t, uint32_t) noexcept nogil, uint32_t first, uint32_t count
     ) except? -9
 
-    cdef int make_table(self, OwnerTable *table, uint64_t granule_units, const uint8_t[::1] owners) except -1
+    cdef int make_table(self, OwnerTable *table, uint64_t granule_units, bytes owners) except -1
 
     # Units that one full frame takes: pass so many to `ftl_write` where there are as many.
     cdef uint32_t frame_units(self) noexcept nogil

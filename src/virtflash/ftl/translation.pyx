@@ -145,13 +145,11 @@ cdef void ftl_note_owners(const Ftl *ftl, uint8_t *bits) noexcept nogil:
     note_owners(ftl, bits)
 
 
-def owners_by_block(const uint8_t[::1] bits not None):
+def owners_by_block(bits not None):
     """What `ftl_note_owners` has noted: the owners of each block."""
     cdef uint32_t each = OWNERS // 8
-    return [
-        tuple(i for i in range(OWNERS) if bits[at + i // 8] >> i % 8 & 1) if any(bits[at:at + each]) else ()
-        for at in range(0, bits.shape[0], each)
-    ]
+    numbers = [int.from_bytes(bits[at:at + each], "little") for at in range(0, len(bits), each)]
+    return [tuple(i for i in range(number.bit_length()) if number >> i & 1) for number in numbers]
 
 
 cdef uint32_t joined(const Ftl *ftl, uint32_t count, uint32_t *units, char **data) noexcept:
@@ -508,20 +506,19 @@ cdef class Translation:
             self._check(result, "write")
             i += several
 
-    cdef int make_table(self, OwnerTable *table, uint64_t granule_units, const uint8_t[::1] owners) except -1:
-        if granule_units == 0 or owners is None:
-            raise ValueError("granules of no unit, or of nobody")
-        if owners.shape[0] > (self.ftl.units - 1) // granule_units + 1:
-            raise ValueError(f"{owners.shape[0]} granules of {granule_units} units: there are {self.ftl.units}")
-        if owners.shape[0] and max(owners) >= OWNERS:
+    cdef int make_table(self, OwnerTable *table, uint64_t granule_units, bytes owners) except -1:
+        if granule_units == 0:
+            raise ValueError("granules of no unit")
+        if len(owners) > (self.ftl.units - 1) // granule_units + 1:
+            raise ValueError(f"{len(owners)} granules of {granule_units} units: there are {self.ftl.units}")
+        if max(owners, default=0) >= OWNERS:
             raise ValueError(f"owner {max(owners)}: they are numbered up to {OWNERS - 1}")
-        table.granules = <uint32_t>owners.shape[0]
+        table.granules = <uint32_t>len(owners)
         table.granule_units = <uint32_t>min(granule_units, <uint64_t>self.ftl.units)
         table.owners = <uint8_t *>malloc(table.granules + 1)
         if table.owners == NULL:
             raise MemoryError
-        if table.granules:
-            memcpy(table.owners, &owners[0], table.granules)
+        memcpy(table.owners, <const char *>owners, table.granules)
         return 0
 
     def small_lanes(self, owners):
@@ -532,16 +529,17 @@ cdef class Translation:
         spare = good - blocks_needed(self.sizes, ftl.unit_bytes, ftl.units, ftl.blocks)
         return small_lanes(len(set(owners) - {0}), max(spare, 0))
 
-    def set_owners(self, uint64_t granule_units, const uint8_t[::1] owners not None, *, bint isolated=False):
+    def set_owners(self, uint64_t granule_units, owners not None, *, bint isolated=False):
         cdef OwnerTable table
-        cdef uint32_t lanes = self.small_lanes(owners) if isolated else 0
-        self.make_table(&table, granule_units, owners)
+        cdef bytes numbers = bytes(owners)
+        cdef uint32_t lanes = self.small_lanes(numbers) if isolated else 0
+        self.make_table(&table, granule_units, numbers)
         adopt_owners(&self.ftl, &table, isolated, lanes)
         free(table.owners)
 
     def owners_of_blocks(self):
-        cdef uint8_t[::1] bits = bytearray(self.ftl.blocks * OWNERS // 8)
-        note_owners(&self.ftl, &bits[0])
+        bits = bytearray(self.ftl.blocks * OWNERS // 8)
+        note_owners(&self.ftl, <uint8_t *><char *>bits)
         return owners_by_block(bits)
 
     @property
