@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from target_calls import TargetCalls
 
-from virtflash.backing.flash_target import DISCARD, SECURE_ERASE, UNMAP_ZEROES, WRITE_ZEROES
+from virtflash.backing.flash_target import DISCARD, SECURE_ERASE, UNMAP_ZEROES, WRITE_ZEROES, FlashTarget
+from virtflash.flash.emulated import EmulatedFlash
+from virtflash.ftl.translation import Translation
 from virtflash.volumes.volume_target import VolumeTarget
 
 UNIT = UNIT_SECTORS * 512
@@ -124,19 +126,66 @@ def test_a_frame_is_paid_by_the_owners_of_its_units_whoever_evicts_it() -> None:
     assert spent[1:4] == [3 * UNIT, UNIT, 0]
 
 
-def test_trims_are_paid_by_the_owners_of_what_is_trimmed() -> None:
+def test_trims_are_paid_by_the_owners_of_what_is_trimmed_and_by_who_flushes() -> None:
     shared = Shared("mlc")
     for owner in (1, 2):
         shared.calls[owner].write(shared.sector(owner, 0), b"x" * 8 * UNIT)
-    shared.calls[1].flush()
+        shared.calls[owner].flush()
     before = shared.each()
     for unit in (0, 2, 4):  # ranges that do not touch
         shared.calls[1].change(DISCARD, shared.sector(1, unit), UNIT_SECTORS)
     shared.calls[2].change(DISCARD, shared.sector(2, 0), UNIT_SECTORS)
     shared.calls[2].flush()
     spent = [now - old for now, old in zip(shared.each(), before, strict=True)]
-    assert spent[1] == 3 * spent[2] > 0
-    assert sum(spent) == 16384
+    assert spent[:3] == [0, 16384 // 8 * 3, 16384 // 8 * (1 + 4)]
+
+
+def test_a_flush_leaves_what_others_have_written_in_the_cache() -> None:
+    """They would pay for frames that are not full, and who flushes would wait for them."""
+    shared = Shared("mlc")
+    for unit in range(3):
+        shared.calls[1].write(shared.sector(1, unit), b"a" * UNIT)
+        shared.calls[2].write(shared.sector(2, unit), b"b" * UNIT)
+    before = shared.target.programmed(2)
+    for _ in range(10):
+        shared.calls[1].flush()
+        shared.calls[3].flush()
+    assert shared.target.cached_units == 3
+    assert shared.target.programmed(2) == before
+    shared.flash.mount()  # the cache is gone
+    assert shared.flash.target.read(shared.sector(1, 0), 3 * UNIT_SECTORS) == b"a" * 3 * UNIT
+    assert shared.flash.target.read(shared.sector(2, 0), 3 * UNIT_SECTORS) == bytes(3 * UNIT)
+
+
+@pytest.mark.parametrize("flushing", [0, 1, 2])
+def test_a_flush_saves_what_its_caller_has_written_whoever_wrote_to_the_unit_too(flushing: int) -> None:
+    shared = Shared("mlc")
+    sector = shared.sector(1, 0)
+    shared.calls[1].write(sector, b"a" * 512)
+    shared.calls[2].write(sector + 1, b"b" * 512)
+    shared.calls[flushing].flush()
+    assert shared.target.cached_units == 0
+    shared.flash.mount()
+    assert shared.flash.target.read(sector, 2) == b"a" * 512 + b"b" * 512
+
+
+def test_without_the_cache_a_flush_leaves_nothing() -> None:
+    shared = Shared("mlc")
+    shared.calls[1].write(shared.sector(1, 0), b"a" * UNIT)
+    shared.target.cache_on = False
+    shared.calls[2].write(shared.sector(2, 0), b"b" * UNIT)
+    assert shared.target.cached_units == 0
+
+
+def test_the_records_behind_frames_of_nor_are_counted_too() -> None:
+    chip = EmulatedFlash.in_memory(kind="nor", page_bytes=256, spare_bytes=0, pages_per_block=256, blocks=40)
+    translation = Translation.format(chip, 150, reserve_blocks=4)
+    target = FlashTarget(translation, user_sectors=150 * UNIT_SECTORS)
+    target.set_owners(UNIT_SECTORS, b"\1\2")
+    before = target.programmed(2)
+    target.write(UNIT_SECTORS, b"x" * UNIT, reliable=True)
+    assert target.programmed(2) - before == UNIT + 64
+    assert target.programmed(0) + target.programmed(2) == translation.counters["frames"] * (UNIT + 64)
 
 
 def test_what_a_flush_pads_is_paid_by_who_asked_for_it() -> None:

@@ -12,6 +12,10 @@ from hand_made_ring import eventually
 from scripted_target import CountingCall, ScriptedTarget
 from served_ring import FLUSH, IN, IOERR, OK, OUT, ServedRing
 
+from virtflash.backing.flash_target import FlashTarget
+from virtflash.engine import Reactor
+from virtflash.flash.emulated import EmulatedFlash
+from virtflash.ftl.translation import Translation
 from virtflash.virtio.blk import RequestType
 from virtflash.volumes.volume_target import VolumeTarget
 
@@ -148,3 +152,48 @@ def test_something_else_than_a_target_is_refused() -> None:
         VolumeTarget(cast(Any, object()), [(0, 8)])
     with pytest.raises(ValueError, match="incorrect name"):
         VolumeTarget(cast(Any, CountingCall()), [(0, 8)])
+
+
+UNIT = 8  # sectors
+FLASH_UNITS = 600
+GRANULE = 16 * UNIT
+
+
+def shared_flash(reactor: Reactor) -> FlashTarget:
+    chip = EmulatedFlash.in_memory(page_bytes=16384, spare_bytes=80, pages_per_block=16, blocks=56)
+    translation = Translation.format(chip, FLASH_UNITS, reserve_blocks=4)
+    target = FlashTarget(translation, user_sectors=FLASH_UNITS * UNIT, cache_bytes=65536)
+    target.owner = reactor.run
+    return target
+
+
+def test_volumes_of_a_flash_write_for_their_owners_while_these_are_told_anew(serve: Serve, reactor: Reactor) -> None:
+    """A third volume comes and goes; no erase block ever holds data of two, and each pays for its own."""
+    flash, random_ = shared_flash(reactor), random.Random(3)
+    granules = FLASH_UNITS * UNIT // GRANULE
+    table = bytes(1 + i % 2 if i < granules - 4 else 0 for i in range(granules))
+    flash.set_owners(GRANULE, table, isolated=True)
+    volumes = []
+    for owner in (1, 2):
+        extents = [(i * GRANULE, GRANULE) for i in range(granules) if table[i] == owner]
+        target = VolumeTarget(flash, extents, owner)
+        volumes.append((serve(-1, target.sectors, target=target, **RANGES), bytearray(512 * target.sectors)))
+    for number in range(600):
+        served, model = volumes[number % 3 == 0]
+        sectors = random_.randint(1, 40)
+        sector = random_.randint(0, len(model) // 512 - sectors)
+        model[sector * 512 : (sector + sectors) * 512] = data = random_.randbytes(sectors * 512)
+        served.memory.next_free = served.memory.regions[0].guest + (1 << 16)
+        assert served.write(sector, data).status == OK
+        if number % 7 == 0:
+            assert served.do(FLUSH).status == OK
+            third = bytes([number % 2 * 3] * 4)
+            flash.set_owners(GRANULE, table[:-4] + third, isolated=True)
+            assert all(len(owners) < 2 for owners in flash.owners_of_blocks())
+    for served, model in volumes:
+        for sector in range(0, len(model) // 512, 64):
+            served.memory.next_free = served.memory.regions[0].guest + (1 << 16)
+            assert served.read(sector, 64).data == model[sector * 512 : (sector + 64) * 512]
+    first, second = flash.programmed(1), flash.programmed(2)
+    assert 1.5 < first / second < 2.5
+    assert flash.programmed(3) == 0

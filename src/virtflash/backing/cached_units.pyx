@@ -54,7 +54,7 @@ cdef class CachedUnits:
         if len(content) != self.cache.unit_bytes or (data == NULL and cache_is_full(&self.cache)):
             raise ValueError("no room, or not the bytes of a unit")
         if data == NULL:
-            data = cache_add(&self.cache, unit)
+            data = cache_add(&self.cache, unit, 0)
         memcpy(data, <const char *>content, self.cache.unit_bytes)
 
     def drop(self, uint32_t unit):

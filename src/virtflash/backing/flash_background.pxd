@@ -2,8 +2,8 @@
 
 from libc.stdint cimport uint32_t
 
-from virtflash.ftl.allocation cimport RESERVED_BLOCKS
-from virtflash.ftl.collection cimport LOW_BLOCKS, block_to_refresh, block_to_retire
+from virtflash.ftl.allocation cimport reserved_blocks
+from virtflash.ftl.collection cimport block_to_refresh, block_to_retire, low_blocks
 from virtflash.ftl.state cimport MOVE_NONE, NO_BLOCK, Ftl
 
 cdef enum:
@@ -13,10 +13,10 @@ cdef enum:
     BACKGROUND_CRITICAL
 
 
-cdef inline int background_level(const Ftl *ftl) noexcept nogil:
-    if ftl.free_blocks <= RESERVED_BLOCKS:
+cdef inline int background_level(Ftl *ftl) noexcept nogil:
+    if ftl.free_blocks <= reserved_blocks(ftl):
         return BACKGROUND_CRITICAL
-    if ftl.free_blocks <= LOW_BLOCKS:
+    if ftl.free_blocks <= low_blocks(ftl):
         return BACKGROUND_SLOWS
     if ftl.move.why != MOVE_NONE or block_to_refresh(ftl) != NO_BLOCK or block_to_retire(ftl) != NO_BLOCK:
         return BACKGROUND_OUTSTANDING

@@ -12,16 +12,22 @@ from virtflash.backing.flash_state cimport SECTOR_SHIFT, FlashState
 from virtflash.backing.iovec_cursor cimport Cursor, gather, here, left_in_piece, scatter
 from virtflash.backing.target cimport TARGET_MORE, TARGET_SYNC
 from virtflash.backing.write_cache cimport (
+    CACHE_NOWHERE,
     cache_add,
+    cache_data,
     cache_drop,
     cache_find,
     cache_is_full,
-    cache_oldest,
+    cache_held_of,
+    cache_is_of,
+    cache_note_writer,
 )
+from virtflash.ftl.owners cimport owner_of
 from virtflash.ftl.state cimport FRAME_UNITS_MAX
 from virtflash.ftl.translation cimport FTL_MORE, FTL_NO_ROOM, FTL_SYNC, ftl_flush, ftl_read, ftl_write
 
 cdef enum:
+    LOOKED_MOST = 256  # units in the cache, for a frame of one owner's
     PART_BYTES = 1048576  # of one call, so that a guest that asks for much does not keep the thread for long
 
 
@@ -57,11 +63,30 @@ cdef inline int write_units(
     return status
 
 
-cdef inline int32_t evict(FlashState *state) noexcept nogil:
-    """Move the oldest frame of the cache to the flash. What cannot be moved stays."""
+cdef inline bint may_join(const FlashState *state, uint32_t place, uint32_t unit) noexcept nogil:
+    """A frame never holds units of several owners where these are kept apart."""
+    return not state.ftl.isolated or owner_of(state.ftl, state.cache.place[place].unit) == owner_of(state.ftl, unit)
+
+
+cdef inline uint32_t oldest_of(FlashState *state, uint32_t writer, uint32_t *units, char **data) noexcept nogil:
+    """The oldest unit that somebody has written (0: anybody), and others that lie not far behind it."""
+    cdef uint32_t at = state.cache.oldest
+    cdef uint32_t count = 0
+    cdef uint32_t looked = 0
+    while at != CACHE_NOWHERE and count < state.frame_units and looked < LOOKED_MOST:
+        if cache_is_of(&state.cache, at, writer) and (count == 0 or may_join(state, at, units[0])):
+            units[count], data[count] = state.cache.place[at].unit, cache_data(&state.cache, at)
+            count += 1
+        looked += count != 0
+        at = state.cache.place[at].newer
+    return count
+
+
+cdef inline int32_t evict(FlashState *state, uint32_t writer) noexcept nogil:
+    """Move the oldest frame of the cache to the flash, of what somebody has written. What cannot be moved stays."""
     cdef uint32_t units[FRAME_UNITS_MAX]
     cdef char *data[FRAME_UNITS_MAX]
-    cdef uint32_t count = cache_oldest(&state.cache, state.frame_units, units, data)
+    cdef uint32_t count = oldest_of(state, writer, units, data)
     cdef uint32_t i
     cdef int status = write_units(state, count, units, data, count < state.frame_units)
     if status:
@@ -73,10 +98,14 @@ cdef inline int32_t evict(FlashState *state) noexcept nogil:
 
 
 cdef inline int32_t flush_cache(FlashState *state) noexcept nogil:
-    """What was accepted becomes safe. That it cannot be, since the flash takes nothing more, is a loss: -EIO."""
+    """What was accepted becomes safe. That it cannot be, since the flash takes nothing more, is a loss: -EIO.
+
+    What only others have written stays: they would pay for frames that are not full, and the caller wait for them.
+    """
+    cdef uint32_t writer = state.ftl.caller if state.cache_on else 0
     cdef int32_t result = 0
-    while state.cache.held and result == 0:
-        result = evict(state)
+    while cache_held_of(&state.cache, writer) and result == 0:
+        result = evict(state, writer)
     while result == 0:
         result = as_result(ftl_flush(state.ftl))
         if result != TARGET_MORE:
@@ -103,12 +132,13 @@ cdef inline int32_t unit_to_write(
     data[0] = cache_find(&state.cache, unit)
     if data[0] != NULL:
         state.counters.cache_hits += 1
+        cache_note_writer(&state.cache, data[0], state.ftl.caller)
         return 0
     if cache_is_full(&state.cache):
-        result = evict(state)
+        result = evict(state, 0)
         if result:
             return result
-    data[0] = cache_add(&state.cache, unit)
+    data[0] = cache_add(&state.cache, unit, state.ftl.caller)
     return 0 if whole else merge(state, unit, data[0])
 
 

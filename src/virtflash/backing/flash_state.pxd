@@ -35,7 +35,6 @@ cdef struct FlashState:
     WriteCache cache
     Protection protection
     FlashCounters counters
-    WearLedger ledger
     uint64_t user_sectors
     uint64_t sectors  # with the areas behind the user's
     uint32_t unit_bytes
@@ -51,3 +50,4 @@ cdef struct FlashState:
     uint64_t bus_free_ns
     uint64_t ready_ns
     uint32_t host_failed  # shared, latched: a sync of the image failed
+    WearLedger ledger

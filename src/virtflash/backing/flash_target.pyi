@@ -80,8 +80,12 @@ class FlashTarget:
         of `blocks` blocks from `first_block` on: the host has its room back. True: a round of the patrol has ended."""
     def set_owners(self, granule_sectors: int, owners: bytes | bytearray | memoryview, isolated: bool = False) -> None:
         """Whose the user area is, from sector 0 on: a number for each granule of so many sectors (whole units), 1 to
-        127, or 0 for nobody, as is what lies behind the last granule. At any time, while it is served.
-        ValueError."""
+        127, or 0 for nobody, as is what lies behind the last granule. At any time, while it is served. `isolated`:
+        from now on data of different owners, 0 among them, never shares an erase block; blocks that hold data of
+        several from before are separated in idle time. ValueError: no such granules or owners; too little
+        over-provisioning to keep so many apart."""
+    def owners_of_blocks(self) -> list[tuple[int, ...]]:
+        """By erase block: whose data it holds. More than one owner: it is shared."""
     def programmed(self, owner: int) -> int:
         """Bytes of flash programmed because of an owner since this was mounted: for its data, for what it asked for,
         and its share of what collection costs. 0: nobody's; refresh and levelling are. ValueError: no such number."""

@@ -4,7 +4,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.errno cimport EIO, EROFS
 from libc.math cimport NAN
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.uio cimport iovec
 
@@ -44,11 +44,13 @@ from virtflash.flash.physics cimport draw
 from virtflash.ftl.checkpoint cimport checkpoint_now
 from virtflash.ftl.idle_work cimport erase_ahead
 from virtflash.ftl.refresh cimport mark_for_refresh, patrol_step
-from virtflash.ftl.state cimport ADVISED_MAX, FLAG_REFRESH, OWNERS, Advised, Ftl
+from virtflash.ftl.state cimport ADVISED_MAX, FLAG_REFRESH, OWNERS, Advised, Ftl, OwnerTable
 from virtflash.ftl.translation cimport (
     Translation,
     ftl_flush,
+    ftl_note_owners,
     ftl_read,
+    ftl_set_owners,
     ftl_sync_begins,
     ftl_synced,
     ftl_work,
@@ -56,6 +58,8 @@ from virtflash.ftl.translation cimport (
 
 import os
 from functools import partial
+
+from virtflash.ftl.translation import owners_by_block
 
 DISCARD = TARGET_DISCARD
 WRITE_ZEROES = TARGET_WRITE_ZEROES
@@ -190,6 +194,7 @@ cdef enum:
     CALL_AGE
     CALL_CARE
     CALL_SET_OWNERS
+    CALL_NOTE_OWNERS
     CALL_PROGRAMMED
 
 # What somebody who looks after the flash has found, and wants done.
@@ -203,18 +208,15 @@ cdef struct Care:
     uint32_t collect_count
     Advised collect[ADVISED_MAX]
 
-# Who owns which granule. Given away, and the one before taken back.
-cdef struct OwnerTable:
-    uint8_t *owners
-    uint32_t granules
-    uint32_t granule_units
-
 cdef struct Request:
     FlashState *state
     int call
     int kind  # of a change, of protection
     uint32_t owner
     OwnerTable *owners
+    bint isolated
+    uint32_t small_lanes
+    uint8_t *bits
     uint64_t sector
     uint64_t sectors
     iovec piece
@@ -316,13 +318,6 @@ cdef void take_care(FlashState *state, Care *care) noexcept nogil:
             return
 
 
-cdef void set_owners(Ftl *ftl, OwnerTable *table) noexcept nogil:
-    cdef OwnerTable before
-    before.owners, before.granules, before.granule_units = ftl.owners, ftl.granules, ftl.granule_units
-    ftl.owners, ftl.granules, ftl.granule_units = table.owners, table.granules, table.granule_units
-    table[0] = before
-
-
 cdef uint64_t programmed_exactly(FlashState *state, uint32_t owner) noexcept nogil:
     """With all that waits to be distributed: the sum over all owners is everything."""
     distribute(&state.ledger, state.ftl)
@@ -353,7 +348,9 @@ cdef void perform_rare(Request *request) noexcept nogil:
     elif request.call == CALL_CARE:
         take_care(state, request.care)
     elif request.call == CALL_SET_OWNERS:
-        set_owners(state.ftl, request.owners)
+        ftl_set_owners(state.ftl, request.owners, request.isolated, request.small_lanes)
+    elif request.call == CALL_NOTE_OWNERS:
+        ftl_note_owners(state.ftl, request.bits)
     elif request.call == CALL_PROGRAMMED:
         request.mark = programmed_exactly(state, request.owner)
 
@@ -609,30 +606,31 @@ cdef class FlashTarget:
         self._run(CALL_CARE, &request)
         return bool(care.round_ended)
 
-    def set_owners(self, uint64_t granule_sectors, const uint8_t[::1] owners not None, bint isolated=False):
+    def set_owners(self, uint64_t granule_sectors, owners not None, bint isolated=False):
         cdef Request request
+        cdef bytes numbers = bytes(owners)
         cdef OwnerTable table
-        if isolated:
-            raise ValueError("the blocks of different owners cannot be kept apart yet")
         if granule_sectors == 0 or granule_sectors % self.state.unit_sectors:
             raise ValueError(f"granules of {granule_sectors} sectors: a multiple of {self.state.unit_sectors}, please")
-        if <uint64_t>owners.shape[0] > (self.state.user_sectors + granule_sectors - 1) // granule_sectors:
-            raise ValueError(f"{owners.shape[0]} granules: the user area has no room for so many")
-        if owners.shape[0] and max(owners) >= OWNERS:
-            raise ValueError(f"owner {max(owners)}: they are numbered up to {OWNERS - 1}")
+        if len(numbers) > (self.state.user_sectors + granule_sectors - 1) // granule_sectors:
+            raise ValueError(f"{len(numbers)} granules: the user area has no room for so many")
         memset(&request, 0, sizeof(request))
-        table.granules = <uint32_t>owners.shape[0]
-        table.granule_units = <uint32_t>min(granule_sectors // self.state.unit_sectors, <uint64_t>0xffffffff)
-        table.owners = <uint8_t *>malloc(table.granules + 1)
-        if table.owners == NULL:
-            raise MemoryError
-        if table.granules:
-            memcpy(table.owners, &owners[0], table.granules)
+        request.isolated = isolated
+        request.small_lanes = self.translation.small_lanes(numbers) if isolated else 0
+        self.translation.make_table(&table, granule_sectors // self.state.unit_sectors, numbers)
         request.owners = &table
         try:
             self._run(CALL_SET_OWNERS, &request)
         finally:
             free(table.owners)  # those before
+
+    def owners_of_blocks(self):
+        cdef Request request
+        bits = bytearray(self.state.ftl.blocks * OWNERS // 8)
+        memset(&request, 0, sizeof(request))
+        request.bits = <uint8_t *><char *>bits
+        self._run(CALL_NOTE_OWNERS, &request)
+        return owners_by_block(bits)
 
     def programmed(self, uint32_t owner):
         cdef Request request

@@ -30,8 +30,8 @@ cdef struct Target:
     int sync_fd  # to fdatasync where data must survive a crash of the host; -1: nothing behind it would
     int32_t (*read)(void *self, uint64_t sector, const iovec *iov, uint32_t pieces, uint64_t bytes) noexcept nogil
     int32_t (*write)(void *self, uint64_t sector, const iovec *iov, uint32_t pieces, uint64_t bytes) noexcept nogil
-    # Everything that was written before survives a power cut after this, and a crash of the host after a sync that
-    # begins after this has completed.
+    # Everything that was written before (with a `caller`: by the same one) survives a power cut after this, and a crash
+    # of the host after a sync that begins after this has completed.
     int32_t (*flush)(void *self) noexcept nogil
     # One sector range of a discard, write zeroes or secure erase; TARGET_MORE while there is more to do.
     int32_t (*change)(void *self, int kind, uint64_t sector, uint64_t sectors, TargetProgress *progress) noexcept nogil

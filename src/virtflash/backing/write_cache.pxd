@@ -15,12 +15,15 @@ cdef extern from "<stdlib.h>" nogil:
 cdef enum:
     CACHE_NOWHERE = 0xffffffff
     CACHE_ALIGNMENT = 4096
+    CACHE_WRITERS = 129  # numbers of owners that write, 0 among them, and
+    CACHE_SEVERAL = 128  # that more than one has written a unit
 
 # A place for one unit; its data lies at the same number in `WriteCache.data`.
 cdef struct CachePlace:
     uint32_t unit
     uint32_t older
     uint32_t newer  # of a free place: the next free one
+    uint32_t writer
 
 cdef struct CacheBucket:
     uint32_t unit
@@ -30,6 +33,7 @@ cdef struct WriteCache:
     uint32_t unit_bytes
     uint32_t places
     uint32_t held
+    uint32_t written_by[CACHE_WRITERS]  # of them
     uint32_t oldest
     uint32_t newest
     uint32_t vacant  # first free place
@@ -51,6 +55,7 @@ cdef inline void cache_empty(WriteCache *cache) noexcept nogil:
     """Forget everything, as a power cut does."""
     cdef uint32_t i
     cache.held = 0
+    memset(cache.written_by, 0, sizeof(cache.written_by))
     cache.oldest = cache.newest = CACHE_NOWHERE
     cache.vacant = 0
     for i in range(cache.places):
@@ -108,12 +113,13 @@ cdef inline bint cache_is_full(const WriteCache *cache) noexcept nogil:
     return cache.vacant == CACHE_NOWHERE
 
 
-cdef inline char *cache_add(WriteCache *cache, uint32_t unit) noexcept nogil:
+cdef inline char *cache_add(WriteCache *cache, uint32_t unit, uint32_t writer) noexcept nogil:
     """A place for a unit that is not here, in a cache that is not full: whoever asks fills it at once, or drops it."""
     cdef uint32_t place = cache.vacant
     cdef uint32_t bucket = cache_bucket(cache, unit)
     cache.vacant = cache.place[place].newer
-    cache.place[place] = CachePlace(unit, cache.newest, CACHE_NOWHERE)
+    cache.place[place] = CachePlace(unit, cache.newest, CACHE_NOWHERE, writer)
+    cache.written_by[writer] += 1
     if cache.newest == CACHE_NOWHERE:
         cache.oldest = place
     else:
@@ -122,6 +128,31 @@ cdef inline char *cache_add(WriteCache *cache, uint32_t unit) noexcept nogil:
     cache.buckets[bucket] = CacheBucket(unit, place)
     cache.held += 1
     return cache_data(cache, place)
+
+
+cdef inline void cache_give_to(WriteCache *cache, uint32_t place, uint32_t writer) noexcept nogil:
+    cache.written_by[cache.place[place].writer] -= 1
+    cache.place[place].writer = writer
+    cache.written_by[writer] += 1
+
+
+cdef inline void cache_note_writer(WriteCache *cache, const char *data, uint32_t writer) noexcept nogil:
+    """A unit that lies at `data` is written again, perhaps by somebody else: whoever flushes, flushes its own."""
+    cdef uint32_t place
+    if cache.written_by[writer] == cache.held:
+        return
+    place = <uint32_t>(<size_t>(data - cache.data) // cache.unit_bytes)
+    if cache.place[place].writer != writer:
+        cache_give_to(cache, place, CACHE_SEVERAL)
+
+
+cdef inline bint cache_is_of(const WriteCache *cache, uint32_t place, uint32_t writer) noexcept nogil:
+    """Has somebody written the unit at this place? 0: whoever it was."""
+    return writer == 0 or cache.place[place].writer == writer or cache.place[place].writer == CACHE_SEVERAL
+
+
+cdef inline uint32_t cache_held_of(const WriteCache *cache, uint32_t writer) noexcept nogil:
+    return cache.written_by[writer] + cache.written_by[CACHE_SEVERAL] if writer else cache.held
 
 
 cdef inline void cache_close_gap(WriteCache *cache, uint32_t gap) noexcept nogil:
@@ -159,6 +190,7 @@ cdef inline bint cache_drop(WriteCache *cache, uint32_t unit) noexcept nogil:
         return False
     cache_close_gap(cache, bucket)
     cache_unlink(cache, place)
+    cache.written_by[cache.place[place].writer] -= 1
     cache.place[place].newer = cache.vacant
     cache.vacant = place
     cache.held -= 1

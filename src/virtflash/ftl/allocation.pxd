@@ -29,10 +29,12 @@ from virtflash.ftl.state cimport (
     FLAG_META,
     FLAG_RETIRE,
     FLAG_SLC,
+    FLAG_SPANS,
     FLAG_TAINTED,
     MOVE_REFRESH,
     NO_BLOCK,
     STREAM_COLD,
+    STREAM_COUNT,
     STREAM_META,
     STREAM_SMALL,
     Ftl,
@@ -67,7 +69,8 @@ cdef inline void release_block(Ftl *ftl, uint32_t block) noexcept nogil:
         ftl.use[block] = BLOCK_CLOSED  # until it is safe to lose; see `retire_dead`
         return
     ftl.use[block] = BLOCK_FREE
-    ftl.flags[block] &= FLAG_SLC | FLAG_TAINTED | FLAG_ASIDE  # what its old frames are like, and that they have to go
+    # What its old frames are like, that they have to go, and that a mount may have to look at them.
+    ftl.flags[block] &= FLAG_SLC | FLAG_TAINTED | FLAG_ASIDE | FLAG_SPANS
     ftl.free_blocks += 1
     ftl.generation += 1
 
@@ -122,9 +125,9 @@ cdef inline int find_erasable(Ftl *ftl, bint most_worn, uint32_t *found) noexcep
     return ALLOCATE_SYNC if ftl.free_blocks and ftl.settings.host_sync and ftl.synced < ftl.sequence else -EROFS
 
 
-cdef inline uint8_t mode_of(const Ftl *ftl, uint32_t stream) noexcept nogil:
+cdef inline uint8_t mode_of(const Ftl *ftl, uint32_t kind) noexcept nogil:
     """Metadata and small writes go to SLC pages where there are any."""
-    if (stream == STREAM_META or stream == STREAM_SMALL) and ftl.layouts[1].frames:
+    if (kind == STREAM_META or kind == STREAM_SMALL) and ftl.layouts[1].frames:
         return FLASH_SLC
     return 0
 
@@ -132,6 +135,7 @@ cdef inline uint8_t mode_of(const Ftl *ftl, uint32_t stream) noexcept nogil:
 cdef inline void open_block(Ftl *ftl, uint32_t stream, uint32_t block, bint slc) noexcept nogil:
     ftl.use[block] = BLOCK_OPEN
     ftl.flags[block] = (FLAG_SLC if slc else 0) | (FLAG_META if stream == STREAM_META else 0)
+    ftl.owner[block] = ftl.streams[stream].owner
     ftl.valid[block] = 0
     ftl.written[block] = 0
     ftl.reads[block] = 0
@@ -144,7 +148,7 @@ cdef inline void open_block(Ftl *ftl, uint32_t stream, uint32_t block, bint slc)
 
 cdef inline int find_block(Ftl *ftl, uint32_t stream, uint32_t *found) noexcept nogil:
     """The free block that suits a stream. As `find_erasable`."""
-    cdef bint cold = stream == STREAM_COLD and ftl.settings.levelling
+    cdef bint cold = ftl.streams[stream].kind == STREAM_COLD and ftl.settings.levelling
     cdef int result = find_erasable(ftl, cold, found)
     if result == 0 and cold and ftl.move.why == MOVE_REFRESH and is_overworn(ftl, found[0]):
         return find_erasable(ftl, False, found)
@@ -153,7 +157,7 @@ cdef inline int find_block(Ftl *ftl, uint32_t stream, uint32_t *found) noexcept 
 
 cdef inline int allocate_block(Ftl *ftl, uint32_t stream) noexcept nogil:
     """Take a free block, erase it, and open it for a stream. 0, -EIO, -EROFS or ALLOCATE_SYNC."""
-    cdef uint8_t mode = mode_of(ftl, stream)
+    cdef uint8_t mode = mode_of(ftl, ftl.streams[stream].kind)
     cdef uint32_t block
     cdef int result
     while True:
@@ -180,8 +184,26 @@ cdef inline void close_stream(Ftl *ftl, Stream *stream) noexcept nogil:
         release_block(ftl, block)
 
 
+cdef inline void close_lanes(Ftl *ftl) noexcept nogil:
+    """All but the streams that an END names."""
+    cdef uint32_t i
+    for i in range(STREAM_COUNT, ftl.stream_count):
+        close_stream(ftl, &ftl.streams[i])
+
+
 cdef inline bint is_at_end(Ftl *ftl, const Stream *stream) noexcept nogil:
     return stream.block == NO_BLOCK or stream.frame == layout_of(ftl, stream.block).frames
+
+
+cdef inline uint32_t reserved_blocks(Ftl *ftl) noexcept nogil:
+    """Free blocks below which nothing but collection takes any. Where owners are kept apart, emptying a block may open
+    one for each of them before it is free itself."""
+    cdef uint32_t count = RESERVED_BLOCKS
+    cdef uint32_t i
+    for i in range(STREAM_COUNT, ftl.stream_count):
+        if ftl.streams[i].kind == STREAM_COLD and ftl.present[ftl.streams[i].owner]:
+            count += is_at_end(ftl, &ftl.streams[i])
+    return count
 
 
 cdef inline int need_block(Ftl *ftl, uint32_t which) noexcept nogil:

@@ -14,16 +14,18 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from virtflash.flash.chip cimport FLASH_NO_ROOM, FLASH_OK, FLASH_POWER_LOST
-from virtflash.ftl.allocation cimport mode_of, release_block
+from virtflash.ftl.allocation cimport close_lanes, mode_of, release_block
 from virtflash.ftl.frame cimport FRAME_END, FRAME_MAP, FRAME_TABLE, FrameLayout, FrameRecord, is_blank, layout_of
 from virtflash.ftl.safety cimport pad_exposed, pad_frame
 from virtflash.ftl.state cimport (
     BLOCK_CLOSED,
+    BLOCK_OPEN,
     CHECKPOINT_IDLE,
     CHECKPOINT_READY,
     CHECKPOINT_SLICES,
     FLAG_ASIDE,
     FLAG_META,
+    FLAG_SPANS,
     NO_BLOCK,
     STREAM_COUNT,
     STREAM_META,
@@ -100,6 +102,16 @@ cdef inline uint32_t meta_limit(Ftl *ftl) noexcept nogil:
     return 2 * ((frames + a_block - 1) // a_block) + 3
 
 
+cdef inline void note_lanes(Ftl *ftl) noexcept nogil:
+    """Which blocks are open beyond those that END can name: the table says that they are, whatever becomes of them."""
+    cdef uint32_t i
+    for i in range(ftl.blocks):
+        ftl.flags[i] &= ~<uint8_t>FLAG_SPANS
+    for i in range(STREAM_COUNT, ftl.stream_count):
+        if ftl.streams[i].block != NO_BLOCK:
+            ftl.flags[ftl.streams[i].block] |= FLAG_SPANS
+
+
 cdef inline void begin_checkpoint(Ftl *ftl) noexcept nogil:
     cdef int i
     ftl.checkpoint.state = CHECKPOINT_SLICES
@@ -108,6 +120,7 @@ cdef inline void begin_checkpoint(Ftl *ftl) noexcept nogil:
     ftl.checkpoint.slices = map_slices(ftl) + table_slices(ftl)
     for i in range(STREAM_COUNT):
         ftl.checkpoint.first_open[i] = ftl.streams[i].block
+    note_lanes(ftl)
 
 
 cdef inline void fill_map_slice(Ftl *ftl, uint32_t slice_) noexcept nogil:
@@ -125,6 +138,12 @@ cdef inline void fill_map_slice(Ftl *ftl, uint32_t slice_) noexcept nogil:
             out[i] = <uint32_t>UNIT_UNMAPPED
 
 
+cdef inline uint8_t use_to_tell(const Ftl *ftl, uint32_t block) noexcept nogil:
+    """A block that is open at any time of a checkpoint is looked at by the mount: frames on both sides of its start may
+    lie in it."""
+    return <uint8_t>BLOCK_OPEN if ftl.flags[block] & FLAG_SPANS else ftl.use[block]
+
+
 cdef inline void fill_table_slice(Ftl *ftl, uint32_t slice_) noexcept nogil:
     cdef TableEntry *out = <TableEntry *>ftl.frame_buffer
     cdef uint32_t block = slice_ * table_entries(ftl)
@@ -133,7 +152,8 @@ cdef inline void fill_table_slice(Ftl *ftl, uint32_t slice_) noexcept nogil:
         if block + i >= ftl.blocks:
             return
         out[i].erases, out[i].hours, out[i].reads = ftl.erases[block + i], ftl.hours[block + i], ftl.reads[block + i]
-        out[i].use, out[i].flags, out[i].written = ftl.use[block + i], ftl.flags[block + i], ftl.written[block + i]
+        out[i].use = use_to_tell(ftl, block + i)
+        out[i].flags, out[i].written = ftl.flags[block + i] & ~<uint8_t>FLAG_SPANS, ftl.written[block + i]
 
 
 cdef inline int append_checkpoint_frame(Ftl *ftl, uint8_t kind, uint32_t argument) noexcept nogil:
@@ -302,6 +322,8 @@ cdef inline bint is_outdated(const Ftl *ftl) noexcept nogil:
 cdef inline int checkpoint_now(Ftl *ftl, bint clean) noexcept nogil:
     """A whole checkpoint, here and now. 0, or why not; FTL_SYNC: call again after a sync."""
     cdef int result = 0
+    if clean:
+        close_lanes(ftl)  # nobody could tell whose they were
     if ftl.checkpoint.state == CHECKPOINT_IDLE or (clean and is_outdated(ftl)):
         begin_checkpoint(ftl)
     while ftl.checkpoint.state == CHECKPOINT_SLICES and not result:

@@ -8,13 +8,21 @@ from libc.errno cimport EIO, EROFS
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from virtflash.flash.chip cimport FLASH_OK, FLASH_POWER_LOST
-from virtflash.ftl.allocation cimport ERASABLE_LEAST, RESERVED_BLOCKS, count_erasable, is_at_end, pick_free, retire
+from virtflash.ftl.allocation cimport (
+    ERASABLE_LEAST,
+    count_erasable,
+    is_at_end,
+    pick_free,
+    reserved_blocks,
+    retire,
+)
 from virtflash.ftl.append cimport append_units
 from virtflash.ftl.frame cimport FRAME_DATA, FrameLayout, FrameRecord, kind_of, layout_of, read_record, read_slot
-from virtflash.ftl.owners cimport cause_of_move
+from virtflash.ftl.owners cimport cause_of_move, owner_of, stream_of
 from virtflash.ftl.refresh cimport block_to_refresh
 from virtflash.ftl.safety cimport safe_sequence
 from virtflash.ftl.state cimport (
+    ANYBODY,
     BLOCK_CLOSED,
     FLAG_ASIDE,
     FLAG_META,
@@ -28,6 +36,7 @@ from virtflash.ftl.state cimport (
     MOVE_REFRESH,
     MOVE_RETIRE,
     NO_BLOCK,
+    OWNER_MIXED,
     STREAM_COLD,
     STREAM_HOST,
     UNIT_UNMAPPED,
@@ -38,7 +47,8 @@ from virtflash.ftl.trim_log cimport lose_unit, program_trims
 from virtflash.ftl.wear_levelling cimport block_to_level
 
 cdef enum:
-    LOW_BLOCKS = RESERVED_BLOCKS + 2  # with so few free ones, each frame of the host pays for some collection
+    LOW_MARGIN = 2  # with so few free ones beyond the reserved, each frame of the host pays for some collection
+    WORTH_MOST = 8  # of a block of the owner who writes, one part in so many is free: else all blocks are looked at
     READ_ATTEMPTS = 3
 
 
@@ -56,10 +66,18 @@ cdef inline uint32_t slc_limit(const Ftl *ftl) noexcept nogil:
     return share if share > 2 else 2
 
 
-cdef inline bint may_be_collected(const Ftl *ftl, uint32_t block, bint only_slc) noexcept nogil:
+cdef inline uint32_t low_blocks(Ftl *ftl) noexcept nogil:
+    return reserved_blocks(ftl) + LOW_MARGIN
+
+
+cdef inline bint may_be_of(const Ftl *ftl, uint32_t block, uint32_t owner) noexcept nogil:
+    return owner == <uint32_t>ANYBODY or ftl.owner[block] == owner or ftl.owner[block] == OWNER_MIXED
+
+
+cdef inline bint may_be_collected(const Ftl *ftl, uint32_t block, bint only_slc, uint32_t owner) noexcept nogil:
     if ftl.use[block] != BLOCK_CLOSED or ftl.flags[block] & (FLAG_META | FLAG_ASIDE):
         return False
-    if only_slc and not ftl.flags[block] & FLAG_SLC:
+    if (only_slc and not ftl.flags[block] & FLAG_SLC) or not may_be_of(ftl, block, owner):
         return False
     return ftl.valid[block] or not ftl.flags[block] & FLAG_RETIRE
 
@@ -76,13 +94,13 @@ cdef inline double collection_gain(const Ftl *ftl, uint32_t block) noexcept nogi
     return units - valid
 
 
-cdef inline uint32_t most_worth_collecting(const Ftl *ftl, bint only_slc) noexcept nogil:
+cdef inline uint32_t most_worth_collecting(const Ftl *ftl, bint only_slc, uint32_t owner) noexcept nogil:
     cdef uint32_t best = NO_BLOCK
     cdef double most = 0
     cdef double gain
     cdef uint32_t block
     for block in range(ftl.blocks):
-        if not may_be_collected(ftl, block, only_slc):
+        if not may_be_collected(ftl, block, only_slc, owner):
             continue
         gain = collection_gain(ftl, block)
         if best == NO_BLOCK or gain > most:
@@ -91,12 +109,13 @@ cdef inline uint32_t most_worth_collecting(const Ftl *ftl, bint only_slc) noexce
     return best
 
 
-cdef inline uint32_t block_to_collect(const Ftl *ftl) noexcept nogil:
-    """The closed block that is worth most; of those in SLC mode, where they are many and not all held aside."""
+cdef inline uint32_t block_to_collect(const Ftl *ftl, uint32_t owner) noexcept nogil:
+    """The closed block of an owner that is worth most; of those in SLC mode, where they are many and not all held
+    aside."""
     cdef uint32_t best = NO_BLOCK
     if slc_data_blocks(ftl) >= slc_limit(ftl):
-        best = most_worth_collecting(ftl, True)
-    return best if best != NO_BLOCK else most_worth_collecting(ftl, False)
+        best = most_worth_collecting(ftl, True, owner)
+    return best if best != NO_BLOCK else most_worth_collecting(ftl, False, owner)
 
 
 cdef inline uint32_t block_to_retire(const Ftl *ftl) noexcept nogil:
@@ -193,14 +212,19 @@ cdef inline int read_to_move(Ftl *ftl, uint32_t slot, char *into) noexcept nogil
     return status
 
 
+cdef inline bint may_join(const Ftl *ftl, uint32_t unit, uint32_t other) noexcept nogil:
+    return not ftl.isolated or owner_of(ftl, unit) == owner_of(ftl, other)
+
+
 cdef inline int gather(Ftl *ftl, uint32_t limit, uint32_t *units, char **data, uint32_t *count) noexcept nogil:
-    """Read the next valid units of the block, up to a frame. The cursor stays: they have not moved yet."""
+    """Read the next valid units of the block, up to a frame; where owners are kept apart, those of one. The cursor
+    stays: they have not moved yet."""
     cdef uint32_t slots = slots_written(ftl, ftl.move.block)
     cdef uint32_t slot = ftl.move.cursor
     cdef int status
     count[0] = 0
     while slot < slots and count[0] < limit:
-        if is_valid(ftl, slot):
+        if is_valid(ftl, slot) and (count[0] == 0 or may_join(ftl, ftl.move.units[slot], units[0])):
             data[count[0]] = ftl.frame_buffer + count[0] * ftl.unit_bytes
             units[count[0]] = ftl.move.units[slot]
             status = read_to_move(ftl, slot, data[count[0]])
@@ -220,35 +244,55 @@ cdef inline int gather(Ftl *ftl, uint32_t limit, uint32_t *units, char **data, u
     return 0
 
 
-cdef inline uint32_t move_stream(const Ftl *ftl) noexcept nogil:
-    return STREAM_COLD if ftl.settings.separate else <uint32_t>STREAM_HOST
+cdef inline uint32_t move_stream(const Ftl *ftl, uint32_t unit) noexcept nogil:
+    return stream_of(ftl, STREAM_COLD if ftl.settings.separate else <uint32_t>STREAM_HOST, owner_of(ftl, unit))
+
+
+cdef inline uint32_t next_to_move(const Ftl *ftl) noexcept nogil:
+    """The unit at the cursor, which is valid unless it was written or trimmed since."""
+    return ftl.move.units[ftl.move.cursor]
 
 
 cdef inline int keep_erasable(Ftl *ftl) noexcept nogil:
     """Trims that wait let nothing be erased that died after them: before a move takes one of the last blocks that can
     be, the flash is told of them, which may take a block too."""
-    if ftl.trims.count == 0 or not is_at_end(ftl, &ftl.streams[move_stream(ftl)]):
+    if ftl.trims.count == 0 or not is_at_end(ftl, &ftl.streams[move_stream(ftl, next_to_move(ftl))]):
         return 0
     return program_trims(ftl) if count_erasable(ftl) < ERASABLE_LEAST else 0
+
+
+cdef inline void skip_moved(Ftl *ftl) noexcept nogil:
+    cdef uint32_t slots = slots_written(ftl, ftl.move.block)
+    while ftl.move.cursor < slots and not is_valid(ftl, ftl.move.cursor):
+        ftl.move.cursor += 1
+
+
+cdef inline void count_moved(Ftl *ftl, uint32_t count, const uint32_t *units) noexcept nogil:
+    cdef uint32_t i
+    ftl.counters.moved_units[ftl.move.why] += count
+    for i in range(count):
+        ftl.programmed.moved_units[ftl.move.why][owner_of(ftl, units[i])] += 1
 
 
 cdef inline int move_one_frame(Ftl *ftl) noexcept nogil:
     cdef uint32_t units[FRAME_UNITS_MAX]
     cdef char *data[FRAME_UNITS_MAX]
     cdef uint32_t count
-    cdef int result = keep_erasable(ftl)
+    cdef int result = 0
+    skip_moved(ftl)
+    if ftl.move.cursor < slots_written(ftl, ftl.move.block):
+        result = keep_erasable(ftl)
     if result == 0:
         result = gather(ftl, ftl.layouts[0].units, units, data, &count)
     if result or count == 0:
         if not result:
             end_move(ftl)
         return result
-    result = append_units(ftl, move_stream(ftl), count, units, data)
+    result = append_units(ftl, move_stream(ftl, units[0]), count, units, data)
     if result:
         return result
-    ftl.counters.moved_units[ftl.move.why] += count
-    while ftl.move.cursor < ftl.block_units and not is_valid(ftl, ftl.move.cursor):
-        ftl.move.cursor += 1
+    count_moved(ftl, count, units)
+    skip_moved(ftl)
     if ftl.move.cursor >= slots_written(ftl, ftl.move.block):
         end_move(ftl)
     return 0
@@ -295,12 +339,28 @@ cdef inline uint32_t block_advised(Ftl *ftl) noexcept nogil:
     return NO_BLOCK
 
 
-cdef inline void choose_collection(Ftl *ftl) noexcept nogil:
+cdef inline bint is_worth_little(const Ftl *ftl, uint32_t block) noexcept nogil:
+    cdef uint32_t all_units = ftl.layouts[0].units * ftl.layouts[0].frames
+    return block == NO_BLOCK or ftl.valid[block] > all_units - all_units // WORTH_MOST
+
+
+cdef inline uint32_t block_of_owner(Ftl *ftl, uint32_t owner) noexcept nogil:
+    """Who writes makes room among its own, unless there is hardly any to be made."""
+    cdef uint32_t block = block_to_collect(ftl, owner)
+    return block_to_collect(ftl, ANYBODY) if is_worth_little(ftl, block) else block
+
+
+cdef inline uint32_t block_of_all(Ftl *ftl) noexcept nogil:
     cdef uint32_t block = NO_BLOCK
     if slc_data_blocks(ftl) < slc_limit(ftl):
         block = block_advised(ftl)
-    if block == NO_BLOCK:
-        block = block_to_collect(ftl)
+    return block_to_collect(ftl, ANYBODY) if block == NO_BLOCK else block
+
+
+cdef inline void choose_collection(Ftl *ftl, uint32_t owner) noexcept nogil:
+    """`owner`: for whose writes there has to be room; ANYBODY."""
+    cdef bint own = ftl.isolated and owner != <uint32_t>ANYBODY
+    cdef uint32_t block = block_of_owner(ftl, owner) if own else block_of_all(ftl)
     if may_gain(ftl, block):
         start_move(ftl, MOVE_COLLECT, block)
 
@@ -348,12 +408,12 @@ cdef inline int move_paced(Ftl *ftl) noexcept nogil:
     return result
 
 
-cdef inline int collect_now(Ftl *ftl) noexcept nogil:
+cdef inline int collect_now(Ftl *ftl, uint32_t owner) noexcept nogil:
     """Free blocks are at their least: collect until that is over. 0; -EROFS: there is nothing to gain anywhere."""
     cdef int result
-    while ftl.free_blocks <= RESERVED_BLOCKS:
+    while ftl.free_blocks <= reserved_blocks(ftl):
         if ftl.move.why == MOVE_NONE:
-            choose_collection(ftl)
+            choose_collection(ftl, owner)
         if ftl.move.why == MOVE_NONE:
             return -EROFS
         result = move_frame(ftl)
@@ -362,10 +422,10 @@ cdef inline int collect_now(Ftl *ftl) noexcept nogil:
     return 0
 
 
-cdef inline int collect_ahead(Ftl *ftl) noexcept nogil:
+cdef inline int collect_ahead(Ftl *ftl, uint32_t owner) noexcept nogil:
     """Called with each frame of the host."""
-    if ftl.move.why == MOVE_NONE and ftl.free_blocks <= LOW_BLOCKS:
-        choose_collection(ftl)
+    if ftl.move.why == MOVE_NONE and ftl.free_blocks <= low_blocks(ftl):
+        choose_collection(ftl, owner)
     if ftl.move.why == MOVE_NONE:
         return 0
     return move_paced(ftl)

@@ -6,11 +6,11 @@ from virtflash.flash.chip cimport FLASH_PHYSICAL
 from virtflash.ftl.allocation cimport erase_block
 from virtflash.ftl.checkpoint cimport begin_checkpoint, checkpoint_due, checkpoint_step
 from virtflash.ftl.collection cimport (
-    LOW_BLOCKS,
     block_to_collect,
     block_to_refresh,
     block_to_retire,
     choose_care,
+    low_blocks,
     move_frame,
     slc_data_blocks,
     slc_limit,
@@ -18,6 +18,7 @@ from virtflash.ftl.collection cimport (
 )
 from virtflash.ftl.safety cimport is_erasable, safe_sequence
 from virtflash.ftl.state cimport (
+    ANYBODY,
     CAUSE_OVERHEAD,
     CHECKPOINT_SLICES,
     FLAG_BLANK,
@@ -28,9 +29,14 @@ from virtflash.ftl.state cimport (
 )
 
 
-cdef inline bint wants_space(const Ftl *ftl) noexcept nogil:
+cdef inline bint wants_space(Ftl *ftl) noexcept nogil:
     """Some free blocks for the next burst, or fewer in SLC mode; more would be copied for nothing."""
-    return ftl.free_blocks < LOW_BLOCKS + ftl.blocks // 64 or 2 * slc_data_blocks(ftl) > slc_limit(ftl)
+    return ftl.free_blocks < low_blocks(ftl) + ftl.blocks // 64 or 2 * slc_data_blocks(ftl) > slc_limit(ftl)
+
+
+cdef inline bint is_not_worth_it(const Ftl *ftl, uint32_t block) noexcept nogil:
+    """Is there too little to gain for the wear?"""
+    return block == NO_BLOCK or 2 * ftl.valid[block] > ftl.layouts[0].units * ftl.layouts[0].frames
 
 
 cdef inline bint choose_idle_move(Ftl *ftl) noexcept nogil:
@@ -40,9 +46,11 @@ cdef inline bint choose_idle_move(Ftl *ftl) noexcept nogil:
         return ftl.move.why != MOVE_NONE
     if not wants_space(ftl):
         return False
-    block = block_to_collect(ftl)
-    if block == NO_BLOCK or 2 * ftl.valid[block] > ftl.layouts[0].units * ftl.layouts[0].frames:
-        return False  # too little to gain to be worth the wear
+    block = block_to_collect(ftl, ftl.writer if ftl.isolated else <uint32_t>ANYBODY)
+    if is_not_worth_it(ftl, block) and ftl.isolated:
+        block = block_to_collect(ftl, ANYBODY)
+    if is_not_worth_it(ftl, block):
+        return False
     start_move(ftl, MOVE_COLLECT, block)
     return True
 

@@ -10,18 +10,27 @@ from virtflash.ftl.state cimport (
     CAUSE_CALLER,
     CAUSE_NOBODY,
     CAUSE_OVERHEAD,
+    LANE_KINDS,
     MOVE_COLLECT,
     MOVE_PURGE,
+    STREAM_COUNT,
     Ftl,
 )
 
 
 cdef inline uint32_t owner_of(const Ftl *ftl, uint32_t unit) noexcept nogil:
     cdef uint32_t granule
-    if ftl.granules == 0:
+    if ftl.table.granules == 0:
         return 0
-    granule = unit // ftl.granule_units
-    return ftl.owners[granule] if granule < ftl.granules else 0
+    granule = unit // ftl.table.granule_units
+    return ftl.table.owners[granule] if granule < ftl.table.granules else 0
+
+
+cdef inline uint32_t stream_of(const Ftl *ftl, uint32_t kind, uint32_t owner) noexcept nogil:
+    """Where units of an owner go. Without isolation all share."""
+    if not ftl.isolated or owner == 0:
+        return kind
+    return STREAM_COUNT + (owner - 1) * LANE_KINDS + kind
 
 
 cdef inline void charge_units(Ftl *ftl, uint64_t bytes, const uint32_t *units, uint32_t count) noexcept nogil:
@@ -35,7 +44,7 @@ cdef inline void charge_units(Ftl *ftl, uint64_t bytes, const uint32_t *units, u
 
 
 cdef inline void charge_ranges(Ftl *ftl, uint64_t bytes) noexcept nogil:
-    """A frame of the trims that wait: to the owners of what is trimmed, whoever made it be programmed now."""
+    """Of a frame of the trims that wait: to the owners of what is trimmed, whoever made it be programmed now."""
     cdef uint64_t share
     cdef uint32_t i
     for i in range(ftl.trims.count):

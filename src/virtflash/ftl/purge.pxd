@@ -24,7 +24,6 @@ from virtflash.ftl.state cimport (
     FLAG_META,
     FLAG_TAINTED,
     MOVE_PURGE,
-    STREAM_COUNT,
     Ftl,
 )
 from virtflash.ftl.trim_log cimport program_trims
@@ -78,7 +77,7 @@ cdef inline bint is_tainted(Ftl *ftl, uint32_t block, uint32_t first, uint32_t c
 
 cdef inline void close_if_open(Ftl *ftl, uint32_t block) noexcept nogil:
     cdef uint32_t i
-    for i in range(STREAM_COUNT):
+    for i in range(ftl.stream_count):
         if ftl.streams[i].block == block:
             close_stream(ftl, &ftl.streams[i])
 

@@ -45,6 +45,7 @@ from virtflash.ftl.frame cimport (
 from virtflash.ftl.purge cimport wipe_free
 from virtflash.ftl.safety cimport check_spares, is_erasable, pad_exposed, pad_frame
 from virtflash.ftl.state cimport (
+    ANYBODY,
     BLOCK_BAD,
     BLOCK_CLOSED,
     BLOCK_FREE,
@@ -94,6 +95,7 @@ cdef struct Recovery:
     uint8_t *meta  # by block: its frames are metadata
     uint8_t *full  # by block: its last frame was complete before power went
     uint8_t *unseen  # by block: something is programmed there, and no record can be read
+    uint8_t *spans  # by block: the checkpoint taken says that it was open
     uint8_t *needed  # by block: metadata of the checkpoint taken, or trims since its start
     uint64_t start  # of the checkpoint taken
     uint64_t end_sequence
@@ -258,6 +260,7 @@ cdef inline void load_table_slice(Ftl *ftl, Recovery *recovery, uint32_t slice_)
         if recovery.first[block] < recovery.start:
             ftl.hours[block], ftl.reads[block] = entry[i].hours, entry[i].reads
             ftl.flags[block] |= entry[i].flags & known_flags(ftl)
+            recovery.spans[block] = entry[i].use == BLOCK_OPEN
             if entry[i].use != BLOCK_FREE:
                 ftl.written[block] = entry[i].written
 
@@ -317,6 +320,7 @@ cdef inline void forget_checkpoint(Ftl *ftl, Recovery *recovery) noexcept nogil:
     cdef uint32_t block
     recovery.start = NO_CHECKPOINT
     memset(recovery.needed, 0, ftl.blocks)
+    memset(recovery.spans, 0, ftl.blocks)
     memset(&recovery.end, 0, sizeof(EndPayload))
     memset(ftl.map, 0xff, <uint64_t>ftl.units * 4)
     for block in range(ftl.blocks):
@@ -362,7 +366,7 @@ cdef inline bint is_to_scan(const Ftl *ftl, const Recovery *recovery, uint32_t b
     for i in range(STREAM_COUNT):
         if recovery.start != NO_CHECKPOINT and recovery.end.first_open[i] == block:
             return True
-    return recovery.meta[block] or recovery.first[block] >= recovery.start
+    return recovery.meta[block] or recovery.spans[block] or recovery.first[block] >= recovery.start
 
 
 cdef inline int scan_block(Ftl *ftl, Recovery *recovery, uint32_t block) noexcept nogil:
@@ -760,7 +764,7 @@ cdef inline int make_space(Ftl *ftl, uint32_t blocks) noexcept nogil:
     cdef int result = 0
     while count_free(ftl) < blocks and not result:
         if ftl.move.why == MOVE_NONE and moves:
-            choose_collection(ftl)
+            choose_collection(ftl, ANYBODY)
             moves -= 1
         if ftl.move.why == MOVE_NONE:
             return 0

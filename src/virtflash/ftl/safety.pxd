@@ -13,6 +13,7 @@ from virtflash.ftl.frame cimport (
     FRAME_PAD,
     FRAME_TRIM,
     RECORD_WORDS_MIN,
+    TAIL_RECORD_BYTES,
     FrameLayout,
     FrameRecord,
     kind_of,
@@ -29,7 +30,6 @@ from virtflash.ftl.state cimport (
     FRAME_UNITS_MAX,
     NO_BLOCK,
     RECENT_FRAMES,
-    STREAM_COUNT,
     Ftl,
     Stream,
 )
@@ -65,7 +65,7 @@ cdef inline uint64_t safe_sequence(Ftl *ftl) noexcept nogil:
         safe = ftl.synced
     if ftl.partner == NULL:
         return safe
-    for i in range(STREAM_COUNT):
+    for i in range(ftl.stream_count):
         frame = first_exposed(ftl, &ftl.streams[i])
         if frame != NO_BLOCK and ftl.streams[i].recent[frame % RECENT_FRAMES] <= safe:
             safe = ftl.streams[i].recent[frame % RECENT_FRAMES] - 1
@@ -75,7 +75,8 @@ cdef inline uint64_t safe_sequence(Ftl *ftl) noexcept nogil:
 cdef inline void charge_frame(Ftl *ftl, const FrameRecord *record, uint64_t bytes) noexcept nogil:
     """Programmed, well or not: somebody pays for it."""
     if kind_of(record) == FRAME_TRIM:
-        charge_ranges(ftl, bytes)
+        charge_ranges(ftl, bytes // 2)  # who trims without end shall not make others pay who flush, nor these those
+        charge_cause(ftl, bytes - bytes // 2)
     elif kind_of(record) == FRAME_DATA and ftl.cause == CAUSE_UNITS:
         charge_units(ftl, bytes, record.words, record.header.argument)
     else:
@@ -85,7 +86,8 @@ cdef inline void charge_frame(Ftl *ftl, const FrameRecord *record, uint64_t byte
 cdef inline void note_programmed(Ftl *ftl, Stream *stream, const FrameRecord *record) noexcept nogil:
     """A frame of the open block is programmed: the sequence goes on."""
     cdef FrameLayout *layout = layout_of(ftl, stream.block)
-    charge_frame(ftl, record, <uint64_t>layout.units * ftl.unit_bytes)
+    cdef uint32_t behind = TAIL_RECORD_BYTES if layout.in_tail else 0
+    charge_frame(ftl, record, <uint64_t>layout.units * ftl.unit_bytes + behind)
     ftl.sequence += 1
     stream.recent[stream.frame % RECENT_FRAMES] = ftl.sequence
     stream.frame += 1
@@ -144,7 +146,7 @@ cdef inline int pad_exposed(Ftl *ftl) noexcept nogil:
     cdef int status
     if ftl.partner == NULL:
         return FLASH_OK
-    for i in range(STREAM_COUNT):
+    for i in range(ftl.stream_count):
         if ftl.streams[i].block != NO_BLOCK:
             status = pad_stream(ftl, &ftl.streams[i])
             if status != FLASH_OK:

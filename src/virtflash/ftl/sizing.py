@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 RESERVED_BLOCKS = 8  # as allocation.pxd: what collection, checkpoints and recoveries need before anything is freed
-LOW_BLOCKS = 2  # as collection.pxd, beyond those
+LOW_MARGIN = 2  # as collection.pxd, beyond those
 STREAMS = 4
+LANES_LEAST = 2  # blocks that each owner keeps open, where owners are kept apart: for new data, and for old
 TABLE_ENTRY_BYTES = 16
 TAIL_RECORD_BYTES = 64
 RESERVE_LEAST = 4  # blocks that may go bad, however small the device is
@@ -61,7 +62,27 @@ def metadata_blocks(sizes: Sizes, unit_bytes: int, units: int, blocks: int) -> i
 def overhead_blocks(sizes: Sizes, unit_bytes: int, units: int, blocks: int) -> int:
     """Blocks beside the data's own: metadata, open and free ones, and what those in SLC mode hold less."""
     slc = max(blocks // 64, 2) if sizes.slc_page_bytes >= unit_bytes else 0
-    return metadata_blocks(sizes, unit_bytes, units, blocks) + RESERVED_BLOCKS + LOW_BLOCKS + STREAMS + slc
+    return metadata_blocks(sizes, unit_bytes, units, blocks) + RESERVED_BLOCKS + LOW_MARGIN + STREAMS + slc
+
+
+def blocks_needed(sizes: Sizes, unit_bytes: int, units: int, blocks: int) -> int:
+    """Good blocks without which a device cannot hold what it promises; its reserve comes on top."""
+    return -(-units // units_per_block(sizes, unit_bytes)) + overhead_blocks(sizes, unit_bytes, units, blocks)
+
+
+def small_lanes(owners: int, spare_blocks: int) -> int:
+    """How many of so many owners may have a third block open, for small writes, where each has its own blocks.
+
+    Half of the blocks that are left for over-provisioning may be open; the rest is what collection lives on.
+    ValueError: there are too few.
+    """
+    left = spare_blocks // 2 - LANES_LEAST * owners
+    if left < 0:
+        raise ValueError(
+            f"blocks of {owners} owners are kept apart with {2 * LANES_LEAST * owners} blocks of over-provisioning: "
+            f"this flash has {spare_blocks}, enough for {spare_blocks // (2 * LANES_LEAST)}"
+        )
+    return min(left, owners)
 
 
 def raw_blocks(

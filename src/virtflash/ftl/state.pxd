@@ -16,6 +16,8 @@ cdef enum:
     RECENT_FRAMES = 16  # of an open block, whose sequence numbers are kept: more than any pairing distance
     NO_BLOCK = 0xffffffff
     OWNERS = 128  # numbers of owners, 0 among them
+    OWNER_MIXED = 255  # of a block: it holds units of several
+    ANYBODY = 0xffffffff  # instead of an owner: all blocks are meant
 
 # Values of the map that are no physical unit.
 cdef enum:
@@ -38,6 +40,7 @@ cdef enum:
     FLAG_TAINTED = 16  # it holds data that a secure erase has to remove
     FLAG_BLANK = 32  # free, erased already, physically
     FLAG_ASIDE = 64  # neither collected nor erased before a recovery is complete
+    FLAG_SPANS = 128  # it was open when the checkpoint under way began, and the END has no place to say so
 
 cdef enum:
     STREAM_HOST  # what the host writes, in full frames
@@ -45,6 +48,14 @@ cdef enum:
     STREAM_SMALL  # a few units that a flush must make safe
     STREAM_META
     STREAM_COUNT
+    LANE_KINDS = 3  # host, cold and small: of each owner, where owners are kept apart
+    STREAMS_MOST = STREAM_COUNT + LANE_KINDS * (OWNERS - 1)
+
+# Whose each granule of units is.
+cdef struct OwnerTable:
+    uint8_t *owners
+    uint32_t granules
+    uint32_t granule_units
 
 # Why units are moved; also the order of urgency, least first.
 cdef enum:
@@ -72,6 +83,8 @@ cdef struct FrameLayout:
     bint in_tail  # frame records lie in the last pages of the block, since there are no spare bytes
 
 cdef struct Stream:
+    uint8_t kind
+    uint8_t owner
     uint32_t block
     uint32_t frame  # next one to program
     uint64_t recent[RECENT_FRAMES]  # sequence numbers, by frame; 0: it is padding
@@ -147,6 +160,7 @@ cdef struct Programmed:
     uint64_t direct[OWNERS]  # for an owner's data, or because it asked for something
     uint64_t overhead  # collection, checkpoints ahead of need
     uint64_t nobody  # refresh, levelling, retirement
+    uint64_t moved_units[MOVE_KINDS][OWNERS]  # whose they were, whoever paid
 
 cdef struct Settings:
     bint separate  # hot and cold apart
@@ -188,7 +202,7 @@ cdef struct Ftl:
     bint exhausted  # not even what was accepted can be written
     bint lost_power
     uint64_t generation  # of the block table: one for each block opened or freed
-    Stream streams[STREAM_COUNT]
+    uint32_t stream_count  # in use
     Move move
     Advised advised[ADVISED_MAX]
     uint32_t advised_count
@@ -198,12 +212,16 @@ cdef struct Ftl:
     uint32_t patrol_block
     uint32_t patrol_frame
     Counters counters
-    uint8_t *owners  # by granule; what lies behind the last belongs to 0
-    uint32_t granules
-    uint32_t granule_units
+    OwnerTable table  # what lies behind the last granule belongs to 0
+    bint isolated  # units of different owners never share a block
+    bint present[OWNERS]  # who has a granule
+    uint8_t *owner  # of a block's units, where they are isolated
+    uint32_t small_lanes  # that may be open
+    uint32_t writer  # owner of the last write
     uint32_t caller  # owner of the running call
     uint32_t cause
-    Programmed programmed
     uint64_t ready_ns  # the latest of the chip's operations since it was set to 0
     char *frame_buffer
     char *padding  # a unit of it
+    Programmed programmed
+    Stream streams[STREAMS_MOST]  # behind those of everybody, or of owner 0: lanes of the others

@@ -5,9 +5,9 @@ power is gone; -EROFS: the flash takes no more writes; FTL_MORE, FTL_SYNC. The l
 is on the flash when the call returns (trims wait in memory for `ftl_flush`).
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from virtflash.ftl.state cimport Ftl
+from virtflash.ftl.state cimport Ftl, OwnerTable
 
 cdef enum:
     FTL_MORE = 0x10000  # a part is done: call again
@@ -25,6 +25,8 @@ cdef class Translation:
     cdef int _with_sync(
         self, int (*call)(Ftl *, uint32_t, uint32_t) noexcept nogil, uint32_t first, uint32_t count
     ) except? -9
+
+    cdef int make_table(self, OwnerTable *table, uint64_t granule_units, bytes owners) except -1
 
     # Units that one full frame takes: pass so many to `ftl_write` where there are as many.
     cdef uint32_t frame_units(self) noexcept nogil
@@ -46,4 +48,8 @@ cdef int ftl_sanitize(Ftl *ftl, uint64_t *step) noexcept nogil
 cdef bint ftl_work(Ftl *ftl) noexcept nogil
 # A mark of all that was programmed so far, to be given to `ftl_synced` after a sync of the image that began later.
 cdef uint64_t ftl_sync_begins(const Ftl *ftl) noexcept nogil
+# Whose units are, from now on; the table before is given back. `isolated`: blocks are not shared, if there is room.
+cdef void ftl_set_owners(Ftl *ftl, OwnerTable *table, bint isolated, uint32_t small_lanes) noexcept nogil
+# OWNERS bits for each block, zeroed before: whose units it holds.
+cdef void ftl_note_owners(const Ftl *ftl, uint8_t *bits) noexcept nogil
 cdef void ftl_synced(Ftl *ftl, uint64_t mark) noexcept nogil

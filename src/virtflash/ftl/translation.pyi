@@ -10,6 +10,8 @@ from typing import Any, Self
 from virtflash.flash.emulated import EmulatedFlash
 from virtflash.ftl.sizing import ChipSizes
 
+def owners_by_block(bits: bytes | bytearray | memoryview) -> list[tuple[int, ...]]: ...
+
 class TranslationError(Exception):
     """The flash cannot be formatted or mounted; one line."""
 
@@ -76,13 +78,25 @@ class Translation:
     def write(self, units: Sequence[int], data: Sequence[bytes], *, small: bool = False) -> None:
         """Write up to a frame of different units, each of them atomic. `small`: to SLC pages where there are any."""
     def write_random(self, frames: int, seed: int, first: int = 0, count: int | None = None) -> int:
-        """Write full frames of units drawn uniformly from a range (of `count` units); returns the next seed."""
+        """Write full frames of units drawn uniformly from a range (of `count` units); returns the next seed.
+        ValueError: owners are isolated."""
     def trim(self, first: int, count: int) -> None: ...
     def flush(self) -> None: ...
     def secure_trim(self, first: int, count: int) -> None: ...
     def sanitize(self) -> None: ...
     def work(self, steps: int = 1_000_000) -> int:
         """Idle work: collection, refresh, checkpoints. Returns how many steps there were to do."""
+    def set_owners(self, granule_units: int, owners: bytes | bytearray | memoryview, *, isolated: bool = False) -> None:
+        """Whose units are, by granule from unit 0 on: numbers up to 127, 0 for nobody; what lies behind the last
+        granule is nobody's. `isolated`: from now on units of different owners never share a block. ValueError: no such
+        owner, too many granules, too little over-provisioning for so many owners."""
+    def small_lanes(self, owners: bytes | bytearray | memoryview) -> int:
+        """How many of these owners may keep a block open for small writes, if they are isolated. ValueError: there is
+        too little over-provisioning to isolate them."""
+    def owners_of_blocks(self) -> list[tuple[int, ...]]:
+        """By block: whose units it holds."""
+    @property
+    def moved_by_owner(self) -> dict[str, dict[int, int]]: ...  # units since the mount, by reason and owner
     def patrol(self, frames: int) -> bool:
         """Read so many of the frames that hold data, and mark blocks that need refresh. True: a round is complete."""
     def advise_refresh(self, block: int, generation: int) -> bool:

@@ -6,7 +6,7 @@ import os
 from libc.errno cimport EIO, EROFS
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from posix.mman cimport (
     MAP_ANONYMOUS,
     MAP_FAILED,
@@ -32,6 +32,8 @@ from virtflash.ftl.frame cimport (
     simple_operation,
 )
 from virtflash.ftl.idle_work cimport work_step
+from virtflash.ftl.isolation cimport adopt_owners, note_owners
+from virtflash.ftl.owners cimport owner_of
 from virtflash.ftl.purge cimport EVERYTHING, purge
 from virtflash.ftl.recovery cimport FOUND_NONSENSE, FOUND_NOTHING, Recovery, end_recovery, make_durable, recover
 from virtflash.ftl.refresh cimport mark_for_refresh, note_read, patrol_step
@@ -135,6 +137,35 @@ cdef void ftl_synced(Ftl *ftl, uint64_t mark) noexcept nogil:
         ftl.synced = mark
 
 
+cdef void ftl_set_owners(Ftl *ftl, OwnerTable *table, bint isolated, uint32_t small_lanes) noexcept nogil:
+    adopt_owners(ftl, table, isolated, small_lanes)
+
+
+cdef void ftl_note_owners(const Ftl *ftl, uint8_t *bits) noexcept nogil:
+    note_owners(ftl, bits)
+
+
+def owners_by_block(bits not None):
+    """What `ftl_note_owners` has noted: the owners of each block."""
+    cdef uint32_t each = OWNERS // 8
+    numbers = [int.from_bytes(bits[at:at + each], "little") for at in range(0, len(bits), each)]
+    return [tuple(i for i in range(number.bit_length()) if number >> i & 1) for number in numbers]
+
+
+cdef uint32_t joined(const Ftl *ftl, uint32_t count, uint32_t *units, char **data) noexcept:
+    """So many are written together: where owners are kept apart, the first one's, which are put in front."""
+    cdef uint32_t first = 1
+    cdef uint32_t i
+    if not ftl.isolated:
+        return count
+    for i in range(1, count):
+        if owner_of(ftl, units[i]) == owner_of(ftl, units[0]):
+            units[i], units[first] = units[first], units[i]
+            data[i], data[first] = data[first], data[i]
+            first += 1
+    return first
+
+
 class TranslationError(Exception):
     """The flash cannot be formatted, mounted or written; one line."""
 
@@ -188,12 +219,13 @@ cdef class Translation:
         recovery.needed = <uint8_t *>calloc(self.ftl.blocks, 1)
         recovery.full = <uint8_t *>calloc(self.ftl.blocks, 1)
         recovery.unseen = <uint8_t *>calloc(self.ftl.blocks, 1)
+        recovery.spans = <uint8_t *>calloc(self.ftl.blocks, 1)
         try:
             if self.ftl.settings.host_sync and may_write:
                 device.sync()  # what is found now may come to be relied on
             if recovery.first == NULL or recovery.meta == NULL or recovery.needed == NULL:
                 raise MemoryError
-            if recovery.full == NULL or recovery.unseen == NULL:
+            if recovery.full == NULL or recovery.unseen == NULL or recovery.spans == NULL:
                 raise MemoryError
             with nogil:
                 result = recover(&self.ftl, &recovery, may_write)
@@ -210,6 +242,7 @@ cdef class Translation:
             free(recovery.needed)
             free(recovery.full)
             free(recovery.unseen)
+            free(recovery.spans)
             end_recovery(&recovery)
         self.clean = recovery.clean
         self.torn_frames = recovery.torn
@@ -246,8 +279,11 @@ cdef class Translation:
         ftl.units = <uint32_t>units
         self._set(**settings)
         self._take_memory()
-        for i in range(STREAM_COUNT):
+        ftl.stream_count = STREAM_COUNT
+        for i in range(STREAMS_MOST):
             ftl.streams[i].block = NO_BLOCK
+            ftl.streams[i].kind = i if i < STREAM_COUNT else (i - STREAM_COUNT) % LANE_KINDS
+            ftl.streams[i].owner = 0 if i < STREAM_COUNT else (i - STREAM_COUNT) // LANE_KINDS + 1
         ftl.move.block = NO_BLOCK
 
     def _lay_out(self):
@@ -320,8 +356,8 @@ cdef class Translation:
         cdef Ftl *ftl = &self.ftl
         cdef uint64_t blocks = ftl.blocks
         cdef uint32_t frame_bytes = ftl.layouts[0].units * ftl.unit_bytes
-        self.memory = <char *>big_array(blocks * 40)
-        self.memory_bytes = blocks * 40
+        self.memory = <char *>big_array(blocks * 32)
+        self.memory_bytes = blocks * 32
         ftl.dead_since = <uint64_t *>self.memory
         ftl.valid = <uint32_t *>(self.memory + 8 * blocks)
         ftl.erases = <uint32_t *>(self.memory + 12 * blocks)
@@ -330,6 +366,7 @@ cdef class Translation:
         ftl.written = <uint16_t *>(self.memory + 24 * blocks)
         ftl.use = <uint8_t *>(self.memory + 26 * blocks)
         ftl.flags = <uint8_t *>(self.memory + 27 * blocks)
+        ftl.owner = <uint8_t *>(self.memory + 28 * blocks)
         ftl.map = <uint32_t *>big_array(<uint64_t>ftl.units * 4)
         memset(ftl.map, 0xff, <uint64_t>ftl.units * 4)
         ftl.move.units = <uint32_t *>malloc(<uint64_t>ftl.block_units * 4)
@@ -345,12 +382,10 @@ cdef class Translation:
 
     def _check_room(self):
         """At format: are there blocks enough for the units, the metadata and what has to stay free?"""
-        from virtflash.ftl.sizing import overhead_blocks
+        from virtflash.ftl.sizing import blocks_needed
 
         cdef Ftl *ftl = &self.ftl
-        cdef uint32_t a_block = ftl.layouts[0].units * ftl.layouts[0].frames
-        data = (ftl.units + a_block - 1) // a_block
-        needed = data + overhead_blocks(self.sizes, ftl.unit_bytes, ftl.units, ftl.blocks) + ftl.reserve_blocks
+        needed = blocks_needed(self.sizes, ftl.unit_bytes, ftl.units, ftl.blocks) + ftl.reserve_blocks
         if ftl.free_blocks < needed:
             raise TranslationError(f"{ftl.free_blocks} good blocks: {needed} are needed for {ftl.units} units")
 
@@ -363,7 +398,7 @@ cdef class Translation:
         free(self.ftl.frame_buffer)
         free(self.ftl.padding)
         free(self.ftl.partner)
-        free(self.ftl.owners)
+        free(self.ftl.table.owners)
 
     cdef uint32_t frame_units(self) noexcept nogil:
         return self.ftl.layouts[0].units
@@ -461,12 +496,59 @@ cdef class Translation:
             pieces[i] = piece
         if self.ftl.read_only:
             self._check(-EROFS, "write")
-        while True:
-            result = write_units(&self.ftl, count, numbers, pieces, few)
-            if result != FTL_SYNC:
-                break
-            self.sync()
-        self._check(result, "write")
+        i = 0
+        while i < count:
+            several = joined(&self.ftl, count - i, &numbers[i], &pieces[i])
+            result = write_units(&self.ftl, several, &numbers[i], &pieces[i], few)
+            if result == FTL_SYNC:
+                self.sync()
+                continue
+            self._check(result, "write")
+            i += several
+
+    cdef int make_table(self, OwnerTable *table, uint64_t granule_units, bytes owners) except -1:
+        if granule_units == 0:
+            raise ValueError("granules of no unit")
+        if len(owners) > (self.ftl.units - 1) // granule_units + 1:
+            raise ValueError(f"{len(owners)} granules of {granule_units} units: there are {self.ftl.units}")
+        if max(owners, default=0) >= OWNERS:
+            raise ValueError(f"owner {max(owners)}: they are numbered up to {OWNERS - 1}")
+        table.granules = <uint32_t>len(owners)
+        table.granule_units = <uint32_t>min(granule_units, <uint64_t>self.ftl.units)
+        table.owners = <uint8_t *>malloc(table.granules + 1)
+        if table.owners == NULL:
+            raise MemoryError
+        memcpy(table.owners, <const char *>owners, table.granules)
+        return 0
+
+    def small_lanes(self, owners):
+        from virtflash.ftl.sizing import blocks_needed, small_lanes
+
+        cdef Ftl *ftl = &self.ftl
+        good = ftl.blocks - ftl.first_bad - ftl.reserve_blocks
+        spare = good - blocks_needed(self.sizes, ftl.unit_bytes, ftl.units, ftl.blocks)
+        return small_lanes(len(set(owners) - {0}), max(spare, 0))
+
+    def set_owners(self, uint64_t granule_units, owners not None, *, bint isolated=False):
+        cdef OwnerTable table
+        cdef bytes numbers = bytes(owners)
+        cdef uint32_t lanes = self.small_lanes(numbers) if isolated else 0
+        self.make_table(&table, granule_units, numbers)
+        adopt_owners(&self.ftl, &table, isolated, lanes)
+        free(table.owners)
+
+    def owners_of_blocks(self):
+        bits = bytearray(self.ftl.blocks * OWNERS // 8)
+        note_owners(&self.ftl, <uint8_t *><char *>bits)
+        return owners_by_block(bits)
+
+    @property
+    def moved_by_owner(self):
+        return {
+            MOVES[why]: {i: self.ftl.programmed.moved_units[why][i] for i in range(OWNERS)
+                         if self.ftl.programmed.moved_units[why][i]}
+            for why in range(1, MOVE_KINDS)
+        }
 
     def write_random(self, uint64_t frames, uint64_t seed, uint32_t first=0, count=None):
         """Write `frames` full frames of random units out of a range: a load for measuring. Returns the next seed."""
@@ -479,6 +561,8 @@ cdef class Translation:
         cdef uint32_t i
         cdef int result = 0
         self._check_range(first, of)
+        if self.ftl.isolated:
+            raise ValueError("random units may belong to several owners, which are kept apart")
         with nogil:
             for _done in range(frames):
                 for i in range(each):
@@ -685,6 +769,9 @@ def consistency(Translation translation):
             found.append(f"block {block}: {ftl.valid[block]} valid units counted, {valid[block]} mapped")
         if valid[block] and ftl.use[block] in (BLOCK_FREE, BLOCK_BAD):
             found.append(f"block {block} is {USES[ftl.use[block]]} and holds {valid[block]} units")
+    for block, owners in enumerate(translation.owners_of_blocks() if ftl.isolated else ()):
+        if owners and ftl.owner[block] != OWNER_MIXED and owners != (ftl.owner[block],):
+            found.append(f"block {block} is owner {ftl.owner[block]}'s and holds units of {owners}")
     if free_blocks != ftl.free_blocks:
         found.append(f"{ftl.free_blocks} free blocks counted, there are {free_blocks}")
     return found

@@ -1,17 +1,19 @@
 """A write of the host: room is made, trims that it would overtake are programmed, and it is appended."""
 
-from libc.errno cimport EIO, EROFS
+from libc.errno cimport EINVAL, EIO, EROFS
 from libc.stdint cimport uint32_t
 
-from virtflash.ftl.allocation cimport ERASABLE_LEAST, RESERVED_BLOCKS, count_erasable, is_at_end
+from virtflash.ftl.allocation cimport ERASABLE_LEAST, count_erasable, is_at_end, reserved_blocks
 from virtflash.ftl.append cimport append_units
 from virtflash.ftl.checkpoint cimport checkpoint_ahead, checkpoint_now, meta_blocks, meta_limit
 from virtflash.ftl.collection cimport choose_care, collect_ahead, collect_now, retire_dead, slc_data_blocks, slc_limit
+from virtflash.ftl.owners cimport owner_of, stream_of
 from virtflash.ftl.state cimport (
     CAUSE_OVERHEAD,
     CAUSE_UNITS,
     MOVE_NONE,
     NO_BLOCK,
+    STREAM_COUNT,
     STREAM_HOST,
     STREAM_SMALL,
     UNIT_LOST,
@@ -53,7 +55,7 @@ cdef inline int when_block_ends(Ftl *ftl) noexcept nogil:
     if result:
         return result
     retire_dead(ftl)
-    if ftl.move.why == MOVE_NONE and ftl.free_blocks > RESERVED_BLOCKS:
+    if ftl.move.why == MOVE_NONE and ftl.free_blocks > reserved_blocks(ftl):
         choose_care(ftl)
     return 0
 
@@ -73,7 +75,7 @@ cdef inline int checkpoint_for_all(Ftl *ftl) noexcept nogil:
     return result
 
 
-cdef inline int make_room(Ftl *ftl, uint32_t which) noexcept nogil:
+cdef inline int make_room(Ftl *ftl, uint32_t which, uint32_t owner) noexcept nogil:
     """0: a frame can be appended to the stream."""
     cdef int result = 0
     if ftl.lost_power:
@@ -81,11 +83,11 @@ cdef inline int make_room(Ftl *ftl, uint32_t which) noexcept nogil:
     if is_at_end(ftl, &ftl.streams[which]):
         result = when_block_ends(ftl)
     if result == 0:
-        result = only_fatal(collect_ahead(ftl))
+        result = only_fatal(collect_ahead(ftl, owner))
     if result == 0:
         result = only_fatal(checkpoint_for_all(ftl))
-    if result == 0 and ftl.free_blocks <= RESERVED_BLOCKS:
-        result = collect_now(ftl)
+    if result == 0 and ftl.free_blocks <= reserved_blocks(ftl):
+        result = collect_now(ftl, owner)
         if result == -EROFS:
             ftl.exhausted = ftl.read_only = True
     return result
@@ -103,13 +105,39 @@ cdef inline bint overtakes_trim(const Ftl *ftl, uint32_t count, const uint32_t *
     return False
 
 
-cdef inline uint32_t stream_for(Ftl *ftl, uint32_t count, bint small) noexcept nogil:
+cdef inline uint32_t open_small_lanes(const Ftl *ftl) noexcept nogil:
+    cdef uint32_t count = 0
+    cdef uint32_t i
+    for i in range(STREAM_COUNT, ftl.stream_count):
+        count += ftl.streams[i].kind == STREAM_SMALL and ftl.streams[i].block != NO_BLOCK
+    return count
+
+
+cdef inline bint may_open_small(Ftl *ftl, uint32_t which) noexcept nogil:
+    """Blocks in SLC mode hold little, and a lane that is open takes one from all: there are not too many of either."""
+    if slc_data_blocks(ftl) >= slc_limit(ftl):
+        return False
+    if which < STREAM_COUNT or ftl.streams[which].block != NO_BLOCK:
+        return True
+    return open_small_lanes(ftl) < ftl.small_lanes
+
+
+cdef inline uint32_t stream_for(Ftl *ftl, uint32_t owner, uint32_t count, bint small) noexcept nogil:
     """A few units go to SLC pages where there are any, and not too many of them in use."""
+    cdef uint32_t which = stream_of(ftl, STREAM_SMALL, owner)
     if not small or not ftl.layouts[1].frames or count > ftl.layouts[1].units:
-        return STREAM_HOST
-    if is_at_end(ftl, &ftl.streams[STREAM_SMALL]) and slc_data_blocks(ftl) >= slc_limit(ftl):
-        return STREAM_HOST
-    return STREAM_SMALL
+        return stream_of(ftl, STREAM_HOST, owner)
+    if is_at_end(ftl, &ftl.streams[which]) and not may_open_small(ftl, which):
+        return stream_of(ftl, STREAM_HOST, owner)
+    return which
+
+
+cdef inline bint are_of_one_owner(const Ftl *ftl, uint32_t count, const uint32_t *units) noexcept nogil:
+    cdef uint32_t i
+    for i in range(1, count):
+        if owner_of(ftl, units[i]) != owner_of(ftl, units[0]):
+            return False
+    return True
 
 
 cdef inline int append_of_host(
@@ -124,11 +152,15 @@ cdef inline int append_of_host(
 
 
 cdef inline int write_units(Ftl *ftl, uint32_t count, const uint32_t *units, char **data, bint small) noexcept nogil:
-    cdef uint32_t which = stream_for(ftl, count, small)
+    cdef uint32_t owner = owner_of(ftl, units[0])
+    cdef uint32_t which = stream_for(ftl, owner, count, small)
     cdef int result
+    if ftl.isolated and not are_of_one_owner(ftl, count, units):
+        return -EINVAL
     if ftl.exhausted:
         return -EROFS
-    result = make_room(ftl, which)  # which may find that one of these units is lost
+    ftl.writer = owner
+    result = make_room(ftl, which, owner)  # which may find that one of these units is lost
     if result == 0 and overtakes_trim(ftl, count, units):
         result = program_trims(ftl)
     if result == 0:
