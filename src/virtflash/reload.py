@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import structs
+
 from virtflash.config import Configuration, Volume
 from virtflash.config.configuration import Section
 
 LIMITS = frozenset(("iops", "iops_burst", "bandwidth", "bandwidth_burst", "wear_budget", "wear_burst", "when_spent"))
-LIVE_VOLUME = LIMITS | {"size", "owner", "mode", "secure_delete", "priority"}
+LIVE_VOLUME = LIMITS | {"size", "owner", "mode", "secure_delete"}
 LIVE_SERVER = frozenset(("log_level",))
 LIVE_FLASH = frozenset(("temperature",))
 
@@ -76,23 +78,15 @@ def plan_flashes(made: Plan, old: Configuration, new: Configuration) -> None:
 def plan_volume(made: Plan, name: str, old: Volume, new: Volume) -> None:
     if new.size < old.size:
         made.refused.append(f"[volume.{name}] size: {old.size} -> {new.size}: a volume never shrinks; make another one")
-    live = LIVE_VOLUME if new.size >= old.size else LIVE_VOLUME - {"size"}
-    compare(made, ("volume", name), old, new, live, quiet=("size",) if new.size < old.size else ())
+        new = structs.replace(new, size=old.size)
+    compare(made, ("volume", name), old, new, LIVE_VOLUME)
 
 
-def compare(
-    made: Plan,
-    section: tuple[str, ...],
-    old: Section,
-    new: Section,
-    live: frozenset[str],
-    quiet: Sequence[str] = (),
-) -> None:
-    """`quiet`: keys of which something was said already."""
+def compare(made: Plan, section: tuple[str, ...], old: Section, new: Section, live: frozenset[str]) -> None:
     for change in differences(section, old, new):
         if change.key in live:
             made.changes.append(change)
-        elif change.key not in quiet:
+        else:
             made.refused.append(f"{change.text}: takes effect when the server starts again")
 
 

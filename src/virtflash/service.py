@@ -4,18 +4,24 @@ What can change while guests run goes through here: volumes come, grow and go. O
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Self
 
+from msgspec import structs
+
 from virtflash.backing import BackingError
-from virtflash.config import Configuration, ConfigurationError, Volume
+from virtflash.config import Configuration, ConfigurationError, Volume, read_configuration
+from virtflash.config.quantities import Size
 from virtflash.config.reading import complaint
 from virtflash.devices.blk import BlkOptions
 from virtflash.export import Export
+from virtflash.logs import set_log_level
+from virtflash.reload import LIMITS, Change, plan
 from virtflash.server import Options, Served, Server, ServerError, default_serial
 from virtflash.shared_flash import SECTOR_BYTES, SharedFlash
 from virtflash.statistics_file import StatisticsError
@@ -39,6 +45,7 @@ class Service:
     configuration: Configuration
     server: Server
     inherited: dict[str, int] = field(default_factory=dict)
+    made_meanwhile: list[str] = field(default_factory=list)  # volumes that an operator has made
     lock: RLock = field(default_factory=RLock)
 
     @classmethod
@@ -129,6 +136,31 @@ class Service:
                 os.geteuid(),
             )
 
+    def make(self, name: str, volume: Volume) -> Served:
+        """A volume that no file names, until the server ends. ConfigurationError."""
+        with self.lock:
+            served = self.add(name, volume)
+            self.made_meanwhile.append(name)
+            self._note(name, volume)
+            return served
+
+    def delete(self, name: str, *, secure: bool | None = None) -> None:
+        """Its machine is cut off, and what it held is erased. VolumeError, OSError."""
+        with self.lock:
+            served = self.server.find(name)
+            if served is None or served.flash is None:
+                raise VolumeError(f"there is no volume {name!r} that is served")
+            self.server.stop_serving(served)
+            served.flash.delete(name, secure=secure)
+            self._note(name, None)
+
+    def _note(self, name: str, volume: Volume | None) -> None:
+        """What is in force has changed. None: it is no more."""
+        volumes = {other: section for other, section in self.configuration.volume.items() if other != name}
+        if volume is not None:
+            volumes[name] = volume
+        self.configuration = structs.replace(self.configuration, volume=volumes)
+
     def remove(self, name: str) -> None:
         """Serve it no more. Its data stays."""
         with self.lock:
@@ -145,6 +177,81 @@ class Service:
             served.flash.grow(name, size // SECTOR_BYTES)
             if served.export.grown():
                 served.door.announce_config_change()
+            if name in self.configuration.volume:
+                self._note(name, structs.replace(self.configuration.volume[name], size=Size(size)))
+
+    # The file, read again
+
+    def reload(self) -> tuple[list[str], list[str]]:
+        """What was applied and what was not, in words. A file with mistakes changes nothing: ConfigurationError."""
+        with self.lock:
+            new = read_configuration(self.path)
+            made = plan(self.configuration, new, made_meanwhile=self.made_meanwhile)
+            applied: list[str] = []
+            steps: list[tuple[str, Callable[[], None]]] = [
+                *((f"[volume.{name}]: served no more", partial(self._drop, name)) for name in made.removed),
+                *((change.text, partial(self._apply, change, new)) for change in made.changes),
+                *((f"[volume.{name}]: served", partial(self._take, name, made.added[name])) for name in made.added),
+            ]
+            for text, step in steps:
+                self._try(applied, made.refused, text, step)
+            self.server.log.info("the configuration was read again: %s", reload_summary(applied, made.refused))
+            return applied, made.refused
+
+    def _try(self, applied: list[str], refused: list[str], text: str, change: Callable[[], object]) -> None:
+        """One that cannot be made keeps nobody from the others."""
+        try:
+            change()
+            applied.append(text)
+        except ConfigurationError as error:
+            refused.extend(error.problems)
+        except TROUBLE as error:
+            reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+            refused.append(f"{text}: {reason}")
+
+    def _take(self, name: str, volume: Volume) -> None:
+        self.add(name, volume)
+        self._note(name, volume)
+
+    def _drop(self, name: str) -> None:
+        served = self.server.find(name)
+        if served is not None and served.door.peer is not None:
+            raise VolumeError("its machine is connected; stop that first")
+        self.remove(name)
+        self._note(name, None)
+
+    def _apply(self, change: Change, new: Configuration) -> None:
+        """One key becomes what the file says."""
+        if change.section[0] == "server":
+            set_log_level(change.new)
+            self.configuration = structs.replace(self.configuration, server=new.server)
+            return
+        name = change.section[1]
+        if change.section[0] == "flash":
+            flash = self.server.flashes[name]
+            flash.storage.target.age(0, change.new)
+            sections = {**self.configuration.flash, name: new.flash[name]}
+            self.configuration = structs.replace(self.configuration, flash=sections)
+            return
+        volume = structs.replace(self.configuration.volume[name], **{change.key: change.new})
+        self._apply_to_volume(name, change.key, volume)
+        self._note(name, volume)
+
+    def _apply_to_volume(self, name: str, key: str, volume: Volume) -> None:
+        served = self.server.find(name)
+        if served is None or served.flash is None:
+            raise VolumeError("it is not served")
+        if key in LIMITS:
+            served.flash.limit(name, limits_of(volume))
+        elif key == "size":
+            self.grow(name, volume.size)
+        elif key == "secure_delete":
+            served.flash.pool.mark(name, secure_delete=volume.secure_delete)
+        else:
+            served.door.owner = None if volume.owner is None else SocketOwner.named(volume.owner)
+            if served.socket_path is not None:
+                served.socket_path.chmod(int(volume.mode, 8))
+            self.give_socket(served, served.door.owner)
 
     # Where, and who is to blame
 
@@ -167,6 +274,12 @@ class Service:
 
     def __exit__(self, *_exception: object) -> None:
         self.server.close()
+
+
+def reload_summary(applied: list[str], refused: list[str]) -> str:
+    return "; ".join([*(f"applied {text}" for text in applied), *(f"not applied {text}" for text in refused)]) or (
+        "nothing has changed"
+    )
 
 
 def limits_of(volume: Volume) -> VolumeLimits:

@@ -18,6 +18,7 @@ from virtflash.engine.allowance import Allowance
 from virtflash.logs import Log
 from virtflash.volumes.blankness import maps_nothing
 from virtflash.volumes.budget_ledger import BudgetLedger
+from virtflash.volumes.errors import VolumeError
 from virtflash.volumes.limits import VolumeLimits
 from virtflash.volumes.pool import Pool
 from virtflash.volumes.table import Volume
@@ -26,6 +27,7 @@ from virtflash.volumes.window import pieces_of
 
 SECTOR_BYTES = 512
 OWNERS = 128  # numbers that the flash tells apart, with 0 for nobody
+REFRESH_AT_ONCE = 32  # blocks that the flash takes advice about in a call
 GRANULE_KIB = 512  # of what is no eMMC, which has erase groups
 
 
@@ -90,7 +92,12 @@ class SharedFlash:
             self._owners[volume.uuid] = owner
             for extent in volume.extents:
                 granules[extent.first : extent.end] = bytes([owner]) * extent.count
-        self.storage.target.set_owners(self.pool.granule_sectors, bytes(granules))
+        try:
+            self.storage.target.set_owners(
+                self.pool.granule_sectors, bytes(granules), isolated=self.section.isolation == "blocks"
+            )
+        except ValueError as error:
+            raise VolumeError(f"its data cannot be kept apart by erase blocks: {error}") from error
 
     def programmed(self, name: str) -> int:
         """Bytes of flash for a volume, since the flash was opened. VolumeError."""
@@ -165,6 +172,18 @@ class SharedFlash:
         else:
             self.ledger.close_account(uuid)
         return allowance
+
+    def refresh(self, hours: float | None) -> int:
+        """Write data anew that is older, as heat has made it count; None: what the patrol finds too old. Returns how
+        many blocks will be, when nothing else is to be done. OSError."""
+        if hours is None:
+            return self.keeper.refresh_now()
+        table, _ = self.storage.translation.snapshot()
+        age = self.storage.translation.hours - table["hours"].astype("int64")
+        blocks = [int(block) for block in ((table["valid"] > 0) & (age >= hours)).nonzero()[0]]
+        for first in range(0, len(blocks), REFRESH_AT_ONCE):
+            self.storage.target.care(refresh=blocks[first : first + REFRESH_AT_ONCE])
+        return len(blocks)
 
     def release(self, name: str) -> None:
         """It is served no more."""

@@ -3,17 +3,19 @@
 import os
 import time
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from virtflash import __version__
 from virtflash.engine import LATENCY_BOUNDS
 from virtflash.engine.allowance import Allowance
-from virtflash.engine.reactor import QueueStatistics
 from virtflash.export import Export
 from virtflash.server import Served, Server
 from virtflash.shared_flash import SECTOR_BYTES, SharedFlash
 from virtflash.status import Budget, FlashStatus, FrontEnd, Limits, ReactorStatus, Status, VolumeStatus, WearStatus
 from virtflash.volumes.limits import DAY_SECONDS, VolumeLimits
+
+if TYPE_CHECKING:
+    from virtflash.engine.reactor import QueueStatistics
 
 SPENT_SHARE = 3 / 8  # of the burst: with more left than this, a budget that was spent is there again
 
@@ -49,7 +51,6 @@ def volume_status(served: Served) -> VolumeStatus:
         socket=served.at,
         state=state_of(export, limits, budget),
         read_only=export.backing.read_only,
-        critical=export.binding.critical,
         queues=export.queue_count,
         front_end=front_end_of(served),
         write_through=export.binding.write_through,
@@ -69,11 +70,11 @@ def volume_status(served: Served) -> VolumeStatus:
     )
 
 
-def requests_of(counted: Sequence[QueueStatistics]) -> dict[str, int]:
+def requests_of(counted: "Sequence[QueueStatistics]") -> dict[str, int]:
     return {kind: sum(queue["requests"][kind] for queue in counted) for kind in counted[0]["requests"]}
 
 
-def latency_of(counted: Sequence[QueueStatistics]) -> dict[str, list[int]]:
+def latency_of(counted: "Sequence[QueueStatistics]") -> dict[str, list[int]]:
     return {
         kind: [sum(bucket) for bucket in zip(*(queue["latency"][kind]["counts"] for queue in counted), strict=True)]
         for kind in counted[0]["latency"]
@@ -148,8 +149,8 @@ def flash_status(flash: SharedFlash) -> FlashStatus:
         lifetime_a=lifetime["estimate_a"],
         lifetime_b=lifetime["estimate_b"],
         host_bytes=translation["host_units"] * unit,
-        programmed_bytes=round(amplification.total * amplification.host_bytes),
-        write_amplification=amplification.total,
+        programmed_bytes=amplification.flash_bytes,
+        write_amplification=amplification.total or 1.0,
         erases=translation["erases"],
         blocks=condition["blocks"],
         free_blocks=condition["free_blocks"],

@@ -62,6 +62,12 @@ class FlashKeeper:
         self._patrol()
         self._erase_ahead()
 
+    def refresh_now(self) -> int:
+        """Blocks whose data is too old are written anew; how many. OSError."""
+        advice = self._judge()
+        self._storage.target.care(refresh=advice.refresh)
+        return len(advice.refresh)
+
     def _sync(self) -> None:
         """A guest that never flushes shall not keep checkpoints waiting: recovery would take ever longer."""
         sequence = self._storage.translation.sequence

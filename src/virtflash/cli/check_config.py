@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def check_config(file: Path | None, schema: bool) -> int:
     """Read FILE, a configuration of flashes and volumes, and tell all that is wrong with it, a line for each mistake.
 
-    Nothing is opened, and the server does not take such files yet.
+    Nothing is opened: what is on the flashes, `virtflash serve` sees.
     """
     from virtflash.config.json_schema import json_schema  # noqa: PLC0415
     from virtflash.config.reading import ConfigurationError, read_configuration  # noqa: PLC0415

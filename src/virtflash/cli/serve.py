@@ -169,19 +169,25 @@ def serve_configuration(path: Path, *, log_level: str | None, log_json: bool) ->
     from virtflash.logs import set_up_logging  # noqa: PLC0415
     from virtflash.server import block_signals  # noqa: PLC0415
     from virtflash.service import Service  # noqa: PLC0415
+    from virtflash.surroundings import Surroundings  # noqa: PLC0415
+    from virtflash.systemd import SystemdError, listening_sockets  # noqa: PLC0415
 
     try:
+        inherited = listening_sockets()
         configuration = read_configuration(path)
         set_up_logging(log_level or configuration.server.log_level, as_json=log_json)
         block_signals()
-        service = Service.create(path, configuration)
+        service = Service.create(path, configuration, inherited)
+        with service, Surroundings(service) as surroundings:
+            tell(partial(announce_service, service, as_json=log_json), service.server.log)
+            surroundings.ready()
+            service.server.run()
+    except SystemdError as error:
+        raise CommandError(str(error)) from error
     except ConfigurationError as error:
         for problem in error.problems:
             click.echo(problem, err=True)
         return 1
-    with service:
-        tell(partial(announce_service, service, as_json=log_json), service.server.log)
-        service.server.run()
     return 0
 
 

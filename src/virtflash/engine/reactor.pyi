@@ -138,6 +138,7 @@ class Reactor:
         """Run a call on the reactor's thread, between two turns of its loop, and wait until it is done. `call`: a
         PyCapsule called "virtflash.engine.Call", which holds a `Call *` (`backing/target.pxd`). The call must not wait:
         every volume of the reactor waits for it. ValueError: the reactor is closed, or this is no such capsule."""
+    def round(self) -> None: ...  # wait until it has begun a turn of its loop
     def close(self) -> None: ...  # its queues must be stopped
 
 class Queue:

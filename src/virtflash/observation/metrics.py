@@ -31,7 +31,6 @@ VOLUME_GAUGES: Sequence[Described[VolumeStatus]] = (
     ("size_bytes", "What its machine sees.", lambda volume: volume.size),
     ("connected", "Whether a front end is connected.", lambda volume: volume.front_end is not None),
     ("read_only", "Whether it was made or configured read-only.", lambda volume: volume.read_only),
-    ("critical", "Whether its reads come first.", lambda volume: volume.critical),
     ("write_through", "Whether a completed write is stable.", lambda volume: volume.write_through),
     ("queues", "Request queues.", lambda volume: volume.queues),
     ("requests_in_flight", "Requests under way.", lambda volume: volume.in_flight),
