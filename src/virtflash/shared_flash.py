@@ -117,7 +117,14 @@ class SharedFlash:
             self.log.info("volume %s made: %d bytes", name, section.size)
             return volume
         volume = known[name]
-        if sectors != volume.sectors:
+        if sectors < volume.sectors:
+            self.log.warning(
+                "volume %s has %d bytes, and %d are configured: it keeps what it has, since volumes never shrink",
+                name,
+                volume.sectors * SECTOR_BYTES,
+                section.size,
+            )
+        elif sectors > volume.sectors:
             volume = self.pool.grow(name, sectors)
             self.name_owners()
             self.log.info("volume %s has %d bytes now", name, section.size)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -272,3 +273,25 @@ def test_what_the_marks_say_is_never_less_than_what_was_spent(sizes: list[int]) 
             assert allowance.owed(noted, START) >= spent - 3 * MIB - 1  # one request may go beyond
     finally:
         os.close(fd)
+
+
+def test_what_is_owed_from_before_is_noted_already(ledger: int) -> None:
+    allowance = Allowance()
+    allowance.set_rates(**WEAR, ledger_fd=ledger, now_ns=START)
+    allowance.owe(2 * MIB, START)
+    assert is_open(allowance)
+    assert allowance.left(START) == pytest.approx(6 * MIB)
+
+
+@pytest.mark.parametrize("when_spent", ["throttle", "read-only"])
+def test_debt_beyond_the_mark_asks_for_another(ledger: int, when_spent: Any) -> None:
+    """Collection may go beyond it at any time; nobody would be woken otherwise."""
+    allowance = Allowance()
+    allowance.set_rates(**WEAR, when_spent=when_spent, ledger_fd=ledger, now_ns=START)
+    allowance.settle(9 * MIB, START)
+    allowance.admit(1, writes=True, now_ns=START)
+    assert was_asked(ledger) and not is_open(allowance)
+    allowance.mark(START + 1)  # what was noted meanwhile is too little
+    assert was_asked(ledger)
+    allowance.mark(allowance.next_mark(START))
+    assert is_open(allowance) or when_spent == "throttle"

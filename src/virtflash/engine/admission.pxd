@@ -111,6 +111,7 @@ cdef inline uint64_t admit_wear(Allowance *allowance, uint64_t now_ns, double by
     if allowance.when_spent == SPENT_READ_ONLY:
         look_whether_spent(allowance, now_ns)
         if allowance.spent:
+            ask_ledger(allowance)  # debt alone may have led beyond the mark
             return NEVER_NS
     ready_ns = reserve(&allowance.wear, now_ns, bytes)
     look_whether_spent(allowance, now_ns)

@@ -14,6 +14,7 @@ from virtflash.engine.admission cimport (
     SPENT_THROTTLE,
     Allowance as State,
     admit,
+    ask_ledger,
     begin_charged,
     closed_until,
     settle,
@@ -83,6 +84,7 @@ cdef void apply_mark(void *argument) noexcept nogil:
     cdef Mark *mark = <Mark *>argument
     mark.state.mark_ns = mark.mark_ns
     exchange_u32(&mark.state.asked, 0)
+    ask_ledger(mark.state)  # more may have been spent while it was noted
 
 
 cdef class Allowance:
@@ -156,6 +158,7 @@ cdef class Allowance:
 
     def owe(self, double amount, uint64_t now_ns=0):
         pay_later(&self.state.wear, now_ns or monotonic_ns(), amount)
+        self.state.mark_ns = self.state.wear.paid_ns  # that much is noted
 
     def owed(self, uint64_t at_ns, uint64_t now_ns=0):
         cdef uint64_t now = now_ns or monotonic_ns()
