@@ -11,6 +11,7 @@ from virtflash.standard_output import abandon_output
 COMMANDS = {
     "create": "make an emulated eMMC, NAND or NOR flash in a file",
     "serve": "serve a raw image, block device or emulated flash to a virtual machine over vhost-user",
+    "provision": "fill a volume of a configuration with a raw image, and read it back",
     "check-config": "tell all that is wrong with a configuration of flashes and volumes",
     "ctl": "control a running server, or watch what happens to it",
     "info": "tell wear, errors and lifetime of an emulated flash",
