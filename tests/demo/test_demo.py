@@ -31,6 +31,9 @@ def test_two_guests(environment: dict[str, str], tmp_path: Path) -> None:
     assert sum(line.split()[-1:] == ["done"] for line in lines) == 2
     assert next(line.split()[1:] for line in lines if line.startswith("errors")) == ["0", "0"]
     assert max(map(len, lines)) <= 80
+    timeline = [line.split(maxsplit=3) for line in lines if line.endswith("its wear budget is spent")]
+    assert [line[2] for line in timeline] == ["infotainment"]
+    assert any(line.startswith("cluster: 40 of 40 files") for line in lines)
     assert list(tmp_path.iterdir()) == []
 
 

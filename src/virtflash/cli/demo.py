@@ -10,6 +10,7 @@ import click
 @click.command()
 def demo() -> None:
     """Boot two Linux guests on two emulated eMMCs: they write, read back, compare, delete and trim, at the same time.
+    Then two on volumes of one eMMC, of which one writes until its wear budget is spent.
 
     Needs user-mode Linux, kmod and e2fsprogs (and f2fs-tools for the second guest's file system), no privileges and no
     network. Everything is made in a temporary directory and removed at the end.
@@ -18,9 +19,11 @@ def demo() -> None:
 
     from virtflash.backing import BackingError  # noqa: PLC0415
     from virtflash.children import unwind_on_signals  # noqa: PLC0415
+    from virtflash.control.client import ControlError  # noqa: PLC0415
     from virtflash.demo.demo import parts, run_demo, steps  # noqa: PLC0415
     from virtflash.demo.progress import progress  # noqa: PLC0415
     from virtflash.demo.server_process import ServerError  # noqa: PLC0415
+    from virtflash.demo.shared_flash import run_shared, shared_summary  # noqa: PLC0415
     from virtflash.demo.summary import summary  # noqa: PLC0415
     from virtflash.demo.uml_guest import GuestError  # noqa: PLC0415
     from virtflash.standard_output import written_out  # noqa: PLC0415
@@ -32,9 +35,12 @@ def demo() -> None:
             outcomes = run_demo(shown)
         with written_out():
             click.echo("\n".join(["", *summary(outcomes)]))
+        shared = run_shared()
+        with written_out():
+            click.echo("\n".join(["", *shared_summary(shared)]))
     except GuestError as error:
         fail(error.reason, error.console)
-    except (BackingError, ServerError, OSError) as error:
+    except (BackingError, ControlError, ServerError, OSError) as error:
         fail(str(error))
 
 

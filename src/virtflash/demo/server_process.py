@@ -44,12 +44,17 @@ def is_listening(socket: Path) -> bool:
 class ServerProcess:
     """A context manager: entering returns once the socket can be connected to, leaving ends the server with SIGTERM.
 
-    `kind`: what the image is, raw or emulated flash. What it logs goes to `log`; `statistics()` is what it wrote about
-    itself.
+    `kind`: what the image is, raw or emulated flash; or a configuration, whose control socket is then `socket`. What it
+    logs goes to `log`; `statistics()` is what it wrote about itself, if it was not a configuration's.
     """
 
     def __init__(
-        self, image: Path, socket: Path, *, kind: Literal["image", "flash"] = "image", options: Sequence[str] = ()
+        self,
+        image: Path,
+        socket: Path,
+        *,
+        kind: Literal["image", "flash", "configuration"] = "image",
+        options: Sequence[str] = (),
     ) -> None:
         self.image = image
         self._kind = kind
@@ -78,8 +83,8 @@ class ServerProcess:
         return self.process.pid
 
     def start(self) -> None:
-        what = [f"--{self._kind}", str(self.image), "--socket", str(self.socket)]
-        files = [*what, "--statistics", str(self._statistics)]
+        what = [f"--{self._kind}", str(self.image), "--socket", str(self.socket), "--statistics", str(self._statistics)]
+        files = [str(self.image)] if self._kind == "configuration" else what
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [program(), "serve", *files, *self._options],
