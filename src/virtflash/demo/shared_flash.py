@@ -59,8 +59,8 @@ number=0
 while dd if=/run/data of=/dev/vda bs=1M oflag=direct seek=$((number % 24 * 8)) status=none 2>/run/error; do
     number=$((number + 1))
 done
-report kept "a write was refused after $((number * 8)) MiB; what was written can be read: \
-$(dd if=/dev/vda bs=1M count=8 iflag=direct status=none | cmp - /run/data && echo yes)"
+dd if=/dev/vda bs=1M count=8 iflag=direct status=none | cmp - /run/data
+report kept "refused after $((number * 8)) MiB; what it wrote can be read"
 """,
 }
 SHOWN = ("front-end-connected", "budget-spent", "budget-restored", "left")
