@@ -175,7 +175,7 @@ NEVER_WRITTEN: dict[str, Callable[[], Table]] = {  # what is wrong, and such a t
     "volume cluster has 65 extents": lambda: a_table(
         a_volume(sectors=520, extents=tuple(Extent(granule, 1) for granule in range(EXTENTS_MOST + 1)))
     ),
-    "too many volumes": lambda: replace(
+    "128 volumes": lambda: replace(
         a_table(*(a_volume(f"v{number}", number, 1) for number in range(VOLUMES_MOST + 1))), capacity_sectors=4096
     ),
 }

@@ -38,6 +38,7 @@ from virtflash.volumes.table import (
     granules_for,
     table_bytes,
 )
+from virtflash.volumes.wear_record import record_room
 from virtflash.volumes.window import Window
 
 IDENTITY_BYTES = 16
@@ -259,7 +260,9 @@ class Pool:
         self._store(volumes)
 
     def _check_room(self, volumes: tuple[Volume, ...]) -> None:
-        needed, room = table_bytes(replace(self.table, volumes=volumes)), self.granule_sectors * SECTOR_BYTES
+        """Behind the table, what is spent of wear budgets has its place in the same granule."""
+        needed = table_bytes(replace(self.table, volumes=volumes))
+        room = self.granule_sectors * SECTOR_BYTES - record_room(self.granule_sectors)
         if needed > room:
             raise VolumeError(f"the table would take {needed} bytes of {room} in a granule; delete a volume")
 

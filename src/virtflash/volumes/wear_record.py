@@ -33,6 +33,7 @@ HEADER = struct.Struct("<8sIIQI4x")
 ENTRY = struct.Struct("<16sQq")
 CHECKSUM = slice(12, 16)
 RECORD_BYTES = 4096
+GRANULE_LEAST = 65536  # bytes: in smaller ones only a table has room
 ENTRIES_MOST = (RECORD_BYTES - HEADER.size) // ENTRY.size
 
 
@@ -78,10 +79,18 @@ def parsed(data: bytes) -> WearRecord | None:
     return WearRecord(generation, {UUID(bytes=uuid): Owed(amount, at) for uuid, amount, at in entries})
 
 
+def record_room(granule_sectors: int) -> int:
+    """Bytes that a granule of the table keeps for it; 0: it is too small."""
+    return RECORD_BYTES if granule_sectors * SECTOR_BYTES >= GRANULE_LEAST else 0
+
+
 class WearRecords:
-    """Of a flash, in the last bytes of the granules in which the copies of its table lie."""
+    """Of a flash, in the last bytes of the granules in which the copies of its table lie. ValueError: those are too
+    small."""
 
     def __init__(self, flash: Flash, granule_sectors: int) -> None:
+        if not record_room(granule_sectors):
+            raise ValueError(f"granules of {granule_sectors} sectors have no room for what is spent of wear budgets")
         self._flash, self._granule_sectors = flash, granule_sectors
 
     def position(self, place: int) -> int:
