@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,18 @@ class Configured:
             yield service
 
     @contextmanager
-    def in_a_child(self, sign: signal.Signals = signal.SIGTERM) -> Iterator[subprocess.Popen[str]]:
+    def in_a_child(
+        self, sign: signal.Signals = signal.SIGTERM, environment: Mapping[str, str] = {}
+    ) -> Iterator[subprocess.Popen[str]]:
         """Which ends by a signal."""
         command = [sys.executable, "-c", "import sys; from virtflash.cli import main; sys.exit(main())", "serve"]
         with (self.directory / "log").open("w") as log:
             child = subprocess.Popen(
-                [*command, str(self.path)], stderr=log, stdout=subprocess.DEVNULL, text=True, env={**os.environ}
+                [*command, str(self.path)],
+                stderr=log,
+                stdout=subprocess.DEVNULL,
+                text=True,
+                env={**os.environ, **environment},
             )
         try:
             wait_until(self._answers, (self.directory / "log").read_text, 10)
