@@ -3,7 +3,7 @@
 
 usage: bench/sixteen_volumes.py [--rounds N] [--seconds S]     with the Python that virtflash is installed for
 
-Each volume has 32 MiB of an emulated eMMC in memory (TMPDIR, by default /dev/shm). All are written once before reads are
+Each volume has 32 MiB of an emulated eMMC in memory (TMPDIR, by default /dev/shm). All are written once before any is
 measured, all at the same time. The two arrangements take turns.
 """
 

@@ -52,6 +52,8 @@ class Export:
         options: BlkOptions,
         reactors: Sequence[Reactor],
         allowance: Allowance | None = None,
+        *,
+        critical: bool = False,
     ) -> None:
         self.name = name
         self.backing = backing
@@ -59,7 +61,7 @@ class Export:
         self.device = BlkDevice(backing, options)
         if backing.target is not None:
             reactors = reactors[:1]
-        self.binding = make_binding(backing, options.serial, allowance)
+        self.binding = make_binding(backing, options.serial, allowance, critical=critical)
         if allowance is not None:
             allowance.owner = reactors[0].run
         self.binding.write_through = True  # until a driver has said what it can
@@ -253,7 +255,9 @@ def check_memory_size(size: int) -> None:
         raise RefusedError(f"guest memory of {size:#x} bytes: at most {GUEST_MEMORY_MAX:#x} can be served")
 
 
-def make_binding(backing: Backing, serial: bytes, allowance: Allowance | None = None) -> Binding:
+def make_binding(
+    backing: Backing, serial: bytes, allowance: Allowance | None = None, *, critical: bool = False
+) -> Binding:
     return Binding(
         backing.fd,
         backing.capacity_sectors,
@@ -278,6 +282,7 @@ def make_binding(backing: Backing, serial: bytes, allowance: Allowance | None = 
         target=backing.target,
         lifetime=backing.lifetime,
         allowance=allowance,
+        critical=critical,
     )
 
 

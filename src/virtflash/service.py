@@ -111,7 +111,12 @@ class Service:
         serial = default_serial(name) if volume.serial is None else volume.serial
         allowance = flash.limit(name, limits_of(volume))
         export = Export(
-            name, flash.volume_backing(name), BlkOptions(serial.encode(), volume.queues), [flash.reactor], allowance
+            name,
+            flash.volume_backing(name),
+            BlkOptions(serial.encode(), volume.queues),
+            [flash.reactor],
+            allowance,
+            critical=volume.priority == "critical",
         )
         if name in self.inherited:
             listening = adopt_socket(os.dup(self.inherited[name]))

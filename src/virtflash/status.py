@@ -45,6 +45,7 @@ class VolumeStatus(Struct, frozen=True, kw_only=True):
     socket: str
     state: Literal["serving", "read-only", "failed"]  # failed: a write or a sync was lost, every flush fails
     read_only: bool  # as it was made or configured
+    critical: bool  # what it reads comes before what others want
     queues: int
     front_end: FrontEnd | None
     write_through: bool

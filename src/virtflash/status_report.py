@@ -51,6 +51,7 @@ def volume_status(served: Served) -> VolumeStatus:
         socket=served.at,
         state=state_of(export, limits, budget),
         read_only=export.backing.read_only,
+        critical=export.binding.critical,
         queues=export.queue_count,
         front_end=front_end_of(served),
         write_through=export.binding.write_through,

@@ -31,6 +31,7 @@ def volume_status(name: str, size: int = 1 << 30, **more: Any) -> VolumeStatus:
         "socket": f"run/{name}.sock",
         "state": "serving",
         "read_only": False,
+        "critical": False,
         "queues": 1,
         "front_end": None,
         "write_through": False,

@@ -30,6 +30,9 @@ struct target {
     int (*work)(void *);
     uint64_t (*ready_ns)(void *);
     uint64_t now_ns;
+    int gentle;
+    uint64_t (*busy_ns)(void *);
+    uint64_t (*operations)(void *);
     uint32_t *host_failed;
     uint64_t (*programmed)(void *, uint32_t);
     uint32_t caller;

@@ -31,6 +31,7 @@ def volume(name: str, **fields: object) -> VolumeStatus:
         socket=f"run/{name}.sock",
         state="serving",
         read_only=False,
+        critical=False,
         queues=1,
         front_end=None,
         write_through=False,
@@ -99,6 +100,7 @@ def cockpit() -> Status:
     cluster = volume(
         "cluster",
         flash="emmc0",
+        critical=True,
         queues=2,
         front_end=FrontEnd(process=811, user=990, since=STARTED + 5),
         requests={kind: 1000 * (i + 1) for i, kind in enumerate(KINDS)},

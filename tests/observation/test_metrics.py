@@ -18,7 +18,7 @@ from virtflash.status import Status
 BASE_UNITS = ("_seconds", "_bytes", "_ratio", "_celsius", "_bytes_per_second", "_requests_per_second")
 OTHER_UNITS = ("millisecond", "_ms", "_us", "_ns", "kilobyte", "megabyte", "percent", "kelvin", "_day", "_tenths")
 UNITLESS = {  # counts, switches and codes: nothing to convert
-    "blocks", "free_blocks", "bad_blocks", "spare_blocks", "pre_eol_info", "read_only", "connected",
+    "blocks", "free_blocks", "bad_blocks", "spare_blocks", "pre_eol_info", "read_only", "connected", "critical",
     "write_through", "queues", "state", "requests_in_flight", "info", "wear_budget_exhausted", "build_info",
 }  # fmt: skip
 COUNTED = {
@@ -79,6 +79,7 @@ VOLUME_FIELDS: dict[str, Callable[[Status], dict[str, float | None]]] = {
     "requests_in_flight": lambda s: {v.name: v.in_flight for v in s.volumes},
     "requests_delayed_total": lambda s: {v.name: v.delayed for v in s.volumes},
     "connected": lambda s: {v.name: v.front_end is not None for v in s.volumes},
+    "critical": lambda s: {v.name: v.critical for v in s.volumes},
     "read_only": lambda s: {v.name: v.read_only for v in s.volumes},
     "write_through": lambda s: {v.name: v.write_through for v in s.volumes},
     "queues": lambda s: {v.name: v.queues for v in s.volumes},

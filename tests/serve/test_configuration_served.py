@@ -146,6 +146,34 @@ def test_only_its_owner_may_connect(tmp_path: Path, owner: str, admitted: bool) 
             assert configured.socket("cluster").stat().st_uid == user.pw_uid
 
 
+def test_others_yield_to_a_critical_volume(configure: Callable[..., Configured]) -> None:
+    """Nothing is lost on either side, nobody starves, and what is begun ahead of a read is one call of somebody else."""
+    configured = configure(
+        {"cluster": '16 MiB\npriority = "critical"', "infotainment": "48 MiB"}, "", 'timing = "real"\n'
+    )
+    with configured.served() as service:
+        with BlkDriver(configured.socket("cluster")) as one, BlkDriver(configured.socket("infotainment")) as other:
+            write_stamps(one, "cluster")
+            one.flush().check()
+            for step in range(12):
+                written = [other.submit(1, 2048 * step + 64 * n, stamp("other", step) * 8) for n in range(8)]
+                flushed = other.submit(4, 0)
+                check_stamps(one, "cluster")
+                assert [other.complete(each).status for each in [*written, flushed]] == [Status.OK] * 9
+            for step in range(12):
+                for n in range(8):
+                    assert other.read(2048 * step + 64 * n, 32768).check().data == stamp("other", step) * 8
+            other.secure_erase(0, 2048 * 12).check()
+            other.discard(0, other.capacity).check()
+            assert other.read(0, 65536).check().data == bytes(65536)
+            check_stamps(one, "cluster")
+        cluster = service.server.find("cluster")
+        assert cluster is not None and cluster.export.binding.critical
+        assert cluster.export.binding.foreign_most <= 8
+    with configured.served(), BlkDriver(configured.socket("cluster")) as one:
+        check_stamps(one, "cluster")
+
+
 # Wear budgets
 
 

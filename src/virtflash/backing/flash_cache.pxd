@@ -101,11 +101,14 @@ cdef inline int32_t flush_cache(FlashState *state) noexcept nogil:
     """What was accepted becomes safe. That it cannot be, since the flash takes nothing more, is a loss: -EIO.
 
     What only others have written stays: they would pay for frames that are not full, and the caller wait for them.
+    Gently, it is a frame in each call.
     """
     cdef uint32_t writer = state.ftl.caller if state.cache_on else 0
     cdef int32_t result = 0
     while cache_held_of(&state.cache, writer) and result == 0:
         result = evict(state, writer)
+        if result == 0 and state.target.gentle:
+            return TARGET_MORE
     while result == 0:
         result = as_result(ftl_flush(state.ftl))
         if result != TARGET_MORE:

@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from virtflash.backing.target cimport Target
 from virtflash.backing.wear_ledger cimport WearLedger
 from virtflash.backing.write_cache cimport WriteCache
+from virtflash.flash.device cimport Device
 from virtflash.ftl.state cimport Ftl
 
 cdef enum:
@@ -45,6 +46,7 @@ cdef struct FlashState:
     bint read_only  # nothing is changed, and no work done
     bint background  # work is done ahead of need
     char *scratch  # a unit of it
+    Device *device  # the emulated chip
     uint64_t *chip_now_ns  # the clock of the emulated chip, which is told ours
     uint64_t bus_ns_per_kib  # 0: the bus takes no time
     uint64_t bus_free_ns

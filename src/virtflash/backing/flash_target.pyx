@@ -164,6 +164,19 @@ cdef bint target_work(void *self) noexcept nogil:
     return more
 
 
+cdef uint64_t target_busy_ns(void *self) noexcept nogil:
+    cdef Device *device = (<FlashState *>self).device
+    cdef uint64_t busy_ns = 0
+    cdef uint32_t die
+    for die in range(device.geometry.dies):
+        busy_ns = max(busy_ns, device.timing.free_ns[die])
+    return busy_ns
+
+
+cdef uint64_t target_operations(void *self) noexcept nogil:
+    return (<FlashState *>self).device.operations
+
+
 cdef uint64_t target_ready_ns(void *self) noexcept nogil:
     return (<FlashState *>self).ready_ns
 
@@ -359,6 +372,7 @@ cdef void perform(void *argument) noexcept nogil:
     """One call, on the owner's thread."""
     cdef Request *request = <Request *>argument
     cdef FlashState *state = request.state
+    state.target.gentle = False
     state.target.now_ns = 0  # whoever asks here waits for no real part; the chip looks at the clock itself
     state.target.caller = state.ftl.caller = 0
     if request.call == CALL_READ:
@@ -414,6 +428,7 @@ cdef class FlashTarget:
         state.cache_on = state.background = True
         state.read_only = read_only
         state.chip_now_ns = &(<EmulatedFlash?>translation.device).device.now_ns
+        state.device = &(<EmulatedFlash>translation.device).device
         state.bus_ns_per_kib, state.slc_share = bus_ns_per_kib, slc_share
         self._make_memory(cache_bytes, protection_group_sectors)
         self._make_target(sync_fd)
@@ -441,6 +456,7 @@ cdef class FlashTarget:
         target.lifetime, target.work, target.ready_ns = target_lifetime, target_work, target_ready_ns
         target.sync_begins, target.synced = target_sync_begins, target_synced
         target.host_failed = &self.state.host_failed
+        target.busy_ns, target.operations = target_busy_ns, target_operations
         target.programmed = target_programmed
         self.capsule = PyCapsule_New(target, "virtflash.backing.Target", NULL)
         return 0

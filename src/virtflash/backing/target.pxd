@@ -45,6 +45,10 @@ cdef struct Target:
     # complete no earlier; work is not called before.
     uint64_t (*ready_ns)(void *self) noexcept nogil
     uint64_t now_ns  # written by the owner before each batch of calls: its monotonic clock
+    bint gentle  # written with it: somebody else is not to wait; a flush does one frame and answers TARGET_MORE
+    # When all that was begun would be done on the real part, on the monotonic clock; NULL: it takes no time.
+    uint64_t (*busy_ns)(void *self) noexcept nogil
+    uint64_t (*operations)(void *self) noexcept nogil  # programs and erases so far; NULL: nobody counts
     # Shared by all targets that are parts of one: latched when a sync of the file failed, which the kernel tells once.
     # NULL: nobody else has to hear of it.
     uint32_t *host_failed

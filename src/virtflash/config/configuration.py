@@ -73,6 +73,10 @@ class Volume(Section, frozen=True, kw_only=True):
     read_only: Annotated[bool, Meta(description="its machine cannot write")] = False
     serial: Annotated[Serial | None, Meta(description="what its machine is told; left out: the volume's name")] = None
     secure_delete: Annotated[bool, Meta(description="when it is deleted, no copy is left on the medium")] = False
+    priority: Annotated[
+        Literal["normal", "critical"],
+        Meta(description="critical: what it reads does not wait for what others write and trim"),
+    ] = "normal"
     iops: Annotated[RequestRate | None, Meta(description="most requests; left out: no limit")] = None
     iops_burst: Annotated[
         Annotated[int, Meta(ge=1)] | None,

@@ -143,6 +143,31 @@ cdef inline void take_request(ReactorState *reactor, QueueState *queue) noexcept
     complete(reactor, slot, status, 0)
 
 
+cdef inline void look_at_foreign(QueueState *queue, int pending) noexcept nogil:
+    """How much others had begun on the flash since a critical volume's ring was looked at last."""
+    cdef BindingState *binding = queue.binding
+    cdef uint64_t now
+    if not binding.critical or binding.target.operations == NULL:
+        return
+    now = binding.target.operations(binding.target.self)
+    if pending > 0 and now - binding.foreign_mark > binding.foreign_most:
+        binding.foreign_most = now - binding.foreign_mark
+    binding.foreign_mark = now
+
+
+cdef inline bint drain_one(ReactorState *reactor, QueueState *queue) noexcept nogil:
+    """Take one request. False: there is none."""
+    cdef int pending = ring_pending(&queue.ring)
+    if pending < 0:
+        break_queue(queue, EVENT_QUEUE_BROKEN, FAULT_RING_JUMP)
+        return False
+    if pending == 0 or is_closed(reactor, queue):
+        return False
+    take_request(reactor, queue)
+    count_u64(&queue.statistics.batches, 1)
+    return True
+
+
 cdef inline uint32_t drain_queue(ReactorState *reactor, QueueState *queue) noexcept nogil:
     """Take up to a batch of requests; returns how many there were."""
     cdef int batch = COPY_BATCH if queue.binding.in_memory or queue.binding.target != NULL else BATCH
@@ -151,6 +176,7 @@ cdef inline uint32_t drain_queue(ReactorState *reactor, QueueState *queue) noexc
     if pending < 0:
         break_queue(queue, EVENT_QUEUE_BROKEN, FAULT_RING_JUMP)
         return 0
+    look_at_foreign(queue, pending)
     if pending > batch:
         pending = batch
     reactor.effort = 0
@@ -159,4 +185,5 @@ cdef inline uint32_t drain_queue(ReactorState *reactor, QueueState *queue) noexc
         taken += 1
     if taken:
         count_u64(&queue.statistics.batches, 1)
+        look_at_foreign(queue, 0)
     return taken

@@ -108,7 +108,10 @@ class Binding:
         target: EmulatedStorage | None = None,
         lifetime: bool = False,  # of a target: GET_LIFETIME can be offered
         allowance: Allowance | None = None,  # of a target: what its requests may take
+        critical: bool = False,  # of a target: others of its reactor yield to it
     ) -> None: ...
+    critical: bool
+    foreign_most: int  # of a critical one: programs and erases that others had begun before a request was taken
     allowance: Allowance | None
     target: EmulatedStorage | None
     capacity_sectors: int  # settable: it may only grow

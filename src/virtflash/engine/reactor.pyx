@@ -286,7 +286,7 @@ cdef struct SyncStep:
 cdef void flush_target(void *argument) noexcept nogil:
     cdef SyncStep *step = <SyncStep *>argument
     cdef Target *target = step.binding.target
-    target.now_ns = monotonic_ns()
+    target.now_ns, target.gentle = monotonic_ns(), False
     step.result = target.flush(target.self)
     step.mark = target.sync_begins(target.self)
 
@@ -335,6 +335,7 @@ cdef class Binding:
         target=None,
         bint lifetime=False,
         allowance=None,
+        bint critical=False,
     ):
         cdef BindingState *state = &self.state
         if state.event_fd >= 0:
@@ -349,6 +350,9 @@ cdef class Binding:
             raise ValueError("a lifetime is offered of a target that tells it")
         if allowance is not None:
             self._take_allowance(allowance)
+        if critical and target is None:
+            raise ValueError("only volumes of a target can be critical: those share a reactor")
+        state.critical = critical
         state.fd, state.fd_unaligned = fd, fd_unaligned
         state.capacity = capacity_sectors
         state.block_device, state.read_only, state.zero_range = block_device, read_only, zero_range
@@ -470,6 +474,14 @@ cdef class Binding:
         store_release_u32(&self.state.write_through, value)
         for reactor in {queue.reactor for queue in list(self.queues)}:
             (<Reactor>reactor).round()
+
+    @property
+    def critical(self):
+        return self.state.critical
+
+    @property
+    def foreign_most(self):
+        return load_relaxed_u64(&self.state.foreign_most)
 
     @property
     def sync_failed(self):

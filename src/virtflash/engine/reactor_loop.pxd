@@ -12,7 +12,7 @@ from virtflash.engine.atomics cimport count_u64, load_relaxed_u32, store_release
 from virtflash.engine.bell cimport bell_ring, bell_set
 from virtflash.engine.completion cimport finish_io, publish_all, raise_event
 from virtflash.engine.delayed_slots cimport take_delayed
-from virtflash.engine.drain cimport break_queue, drain_queue
+from virtflash.engine.drain cimport break_queue, drain_one, drain_queue, look_at_foreign
 from virtflash.engine.mailbox cimport mailbox_done, mailbox_take
 from virtflash.engine.registered_files cimport register_queue_files, release_queue_files
 from virtflash.engine.sigbus_guard cimport guard_loss_count
@@ -38,7 +38,7 @@ from virtflash.engine.state cimport (
 )
 from virtflash.engine.submission cimport issue_backlog
 from virtflash.engine.system cimport monotonic_ns, pollfd
-from virtflash.engine.target_requests cimport continue_parts, finish_sync, resume_ready
+from virtflash.engine.target_requests cimport continue_part, continue_parts, finish_sync, resume_ready
 from virtflash.engine.target_work cimport next_deadline, wait_briefly, want_work, work_slice
 from virtflash.engine.uring cimport (
     io_uring_cq_advance,
@@ -118,6 +118,8 @@ cdef inline void start_queue(ReactorState *reactor, QueueState *queue) noexcept 
     queue.kick_armed = queue.kick_lost = queue.kick_by_poll = queue.kick_cancelled = False
     reactor.queues[reactor.queue_count] = queue
     reactor.queue_count += 1
+    reactor.critical_count += queue.binding.critical
+    look_at_foreign(queue, 0)
     queue.ringer = &reactor.ringer
     queue.binding.wants_work = queue.binding.target != NULL
     set_error(queue, queue.error_fd)
@@ -163,6 +165,7 @@ cdef inline void remove_queue(ReactorState *reactor, uint32_t position) noexcept
     cdef QueueState *queue = reactor.queues[position]
     cdef Command *command = queue.stop_command
     reactor.queue_count -= 1
+    reactor.critical_count -= queue.binding.critical
     reactor.queues[position] = reactor.queues[reactor.queue_count]
     release_queue_files(reactor, queue)
     bell_set(&queue.call_bell, queue.ringer, -1, False)
@@ -196,16 +199,47 @@ cdef inline void look_for_lost_memory(ReactorState *reactor) noexcept nogil:
         break_if_lost(reactor.queues[i])
 
 
-cdef inline uint32_t drain_all(ReactorState *reactor) noexcept nogil:
+cdef inline uint32_t serve_queue(ReactorState *reactor, QueueState *queue) noexcept nogil:
     cdef uint32_t taken = 0
+    if queue.parts_first != NULL:
+        taken += continue_parts(reactor, queue)
+    if not queue.broken and queue.stop_command == NULL:
+        taken += drain_queue(reactor, queue)
+    return taken
+
+
+cdef inline uint32_t serve_critical(ReactorState *reactor) noexcept nogil:
+    cdef uint32_t taken = 0
+    cdef uint32_t i
+    for i in range(reactor.queue_count):
+        if reactor.queues[i].binding.critical:
+            taken += serve_queue(reactor, reactor.queues[i])
+    return taken
+
+
+cdef inline uint32_t drain_by_priority(ReactorState *reactor) noexcept nogil:
+    """Critical volumes, and between any two calls for the others the critical ones again."""
+    cdef uint32_t taken = serve_critical(reactor)
     cdef uint32_t i
     cdef QueueState *queue
     for i in range(reactor.queue_count):
         queue = reactor.queues[i]
-        if queue.parts_first != NULL:
-            taken += continue_parts(reactor, queue)
-        if not queue.broken and queue.stop_command == NULL:
-            taken += drain_queue(reactor, queue)
+        if queue.binding.critical:
+            continue
+        if continue_part(reactor, queue):
+            taken += 1 + serve_critical(reactor)
+        if not queue.broken and queue.stop_command == NULL and drain_one(reactor, queue):
+            taken += 1 + serve_critical(reactor)
+    return taken
+
+
+cdef inline uint32_t drain_all(ReactorState *reactor) noexcept nogil:
+    cdef uint32_t taken = 0
+    cdef uint32_t i
+    if reactor.critical_count:
+        return drain_by_priority(reactor)
+    for i in range(reactor.queue_count):
+        taken += serve_queue(reactor, reactor.queues[i])
     return taken
 
 

@@ -182,6 +182,9 @@ cdef struct BindingState:
     int event_fd
     Target *target  # calls instead of file I/O; NULL: a file. This and what follows is its only reactor's
     bint wants_work  # it was called, or said that there is more to do
+    bint critical  # what it asks for comes before what others of its reactor do
+    uint64_t foreign_mark  # operations of the target when its rings were last found empty, or served
+    uint64_t foreign_most  # shared: that others had begun before one of its requests was taken
     Allowance *allowance  # what it may take; NULL: whatever it likes
     Slot *sync_leader  # of the sync of its file that is under way
     Slot *sync_covered  # those that began to wait before that sync did
@@ -333,6 +336,8 @@ cdef struct ReactorState:
     uint32_t dirty_count
     Slot *backlog  # waiting for a submission entry or a bounce buffer, the longest first
     Slot *backlog_last
+    uint32_t critical_count  # of its queues
+    uint64_t yielded_ns  # since when those that are not wait for a flash that is busy; 0: they do not
     uint64_t effort  # of a target's calls for the queue whose turn it is, in bytes copied, about
     Slot *delayed  # a heap (delayed_slots.pxd) of those whose time has not come
     uint32_t work_next  # queue whose target was last at work for its own sake

@@ -45,6 +45,9 @@ from virtflash.engine.virtio cimport RANGE_FLAG_UNMAP, SECTOR_BYTES
 
 cdef enum:
     TRANSFER_PART_BYTES = 131072  # copied in one go, before others have their turn
+    GENTLE_PART_BYTES = 16384  # beside a critical volume: less than a frame of most parts
+    READ_LEAD_NS = 500000  # that others' reads may queue up on the flash beside a critical volume
+    YIELD_MOST_NS = 20000000  # after which one call of theirs is made, however busy the flash is
     LONG_BYTES = 32768  # a copy of so many is seen in the latency
     EFFORT_LIMIT = 262144  # bytes copied for one queue, after which the next one has its turn
     CALL_EFFORT = 8192  # what a call counts for by itself
@@ -87,9 +90,15 @@ cdef inline int32_t ask_lifetime(Target *target, Slot *slot) noexcept nogil:
     return result
 
 
+cdef inline bint is_gentle(const ReactorState *reactor, const Slot *slot) noexcept nogil:
+    """Does it share its reactor with a critical volume?"""
+    return reactor.critical_count and not slot.queue.binding.critical
+
+
 cdef inline int32_t call_target(Target *target, Slot *slot) noexcept nogil:
     """The next call of a request."""
-    cdef uint64_t bytes = slot.remaining if slot.remaining < TRANSFER_PART_BYTES else TRANSFER_PART_BYTES
+    cdef uint64_t part = GENTLE_PART_BYTES if target.gentle else TRANSFER_PART_BYTES
+    cdef uint64_t bytes = slot.remaining if slot.remaining < part else part
     if slot.stage == STAGE_FLUSH:
         return target.flush(target.self)
     if slot.operation == OP_READ:
@@ -122,6 +131,7 @@ cdef inline int32_t call_or_fail(ReactorState *reactor, Slot *slot) noexcept nog
     if result:
         return result
     target.now_ns = reactor.now_ns
+    target.gentle = is_gentle(reactor, slot)
     result = call_target(target, slot)
     reactor.effort += effort_of(slot)
     binding.wants_work = True
@@ -270,6 +280,8 @@ cdef inline bint take_result(ReactorState *reactor, Slot *slot, int32_t result) 
     if result < 0:
         end_request(reactor, slot, result)
         return False
+    if result == TARGET_MORE and slot.stage == STAGE_FLUSH:
+        return after_part(reactor, slot)
     if slot.stage == STAGE_FLUSH:
         return after_flush(reactor, slot)
     if slot.operation == OP_READ or slot.operation == OP_WRITE:
@@ -279,10 +291,31 @@ cdef inline bint take_result(ReactorState *reactor, Slot *slot, int32_t result) 
     return flush_first(reactor, slot)
 
 
+cdef inline bint yields(ReactorState *reactor, Slot *slot) noexcept nogil:
+    """Beside a critical volume, nothing is begun on a flash that is busy: what a read of that volume would have to wait
+    for is one call of somebody else, and never a queue of them. Once in a while one is made all the same."""
+    cdef Target *target = slot.queue.binding.target
+    cdef uint64_t busy_ns
+    if not is_gentle(reactor, slot) or target.busy_ns == NULL:
+        return False
+    busy_ns = target.busy_ns(target.self)
+    if slot.operation == OP_READ and slot.stage == STAGE_DATA:
+        busy_ns -= READ_LEAD_NS if busy_ns > READ_LEAD_NS else 0
+    if busy_ns <= reactor.now_ns or (reactor.yielded_ns and reactor.now_ns - reactor.yielded_ns > YIELD_MOST_NS):
+        reactor.yielded_ns = 0
+        return False
+    if reactor.yielded_ns == 0:
+        reactor.yielded_ns = reactor.now_ns
+    slot.ready_ns = busy_ns
+    wait_until_ready(reactor, slot, TARGET_MORE)
+    return True
+
+
 cdef inline void run_target(ReactorState *reactor, Slot *slot) noexcept nogil:
     """Call until the request is answered or waits."""
-    while take_result(reactor, slot, call_or_fail(reactor, slot)):
-        continue
+    while not yields(reactor, slot):
+        if not take_result(reactor, slot, call_or_fail(reactor, slot)):
+            return
 
 
 # Where the loop comes in
@@ -294,6 +327,16 @@ cdef inline void begin_target(ReactorState *reactor, Slot *slot) noexcept nogil:
         wait_for_turn(slot)
     else:
         run_target(reactor, slot)
+
+
+cdef inline bint continue_part(ReactorState *reactor, QueueState *queue) noexcept nogil:
+    """The first part of what a queue has begun. False: it has begun nothing."""
+    cdef Slot *slot = queue.parts_first
+    if slot == NULL:
+        return False
+    queue.parts_first = slot.next
+    run_target(reactor, slot)
+    return True
 
 
 cdef inline uint32_t continue_parts(ReactorState *reactor, QueueState *queue) noexcept nogil:

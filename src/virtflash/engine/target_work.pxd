@@ -19,6 +19,13 @@ cdef inline void want_work(ReactorState *reactor) noexcept nogil:
         reactor.queues[i].binding.wants_work = reactor.queues[i].binding.target != NULL
 
 
+cdef inline uint64_t free_at(const ReactorState *reactor, Target *target) noexcept nogil:
+    """When work for the device's own sake may begin: beside a critical volume, only on a flash that does nothing."""
+    if reactor.critical_count and target.busy_ns != NULL:
+        return target.busy_ns(target.self)
+    return target.ready_ns(target.self)
+
+
 cdef inline bint work_slice(ReactorState *reactor) noexcept nogil:
     """One slice, of the next target in turn that wants it. False: none does now."""
     cdef BindingState *binding
@@ -30,7 +37,7 @@ cdef inline bint work_slice(ReactorState *reactor) noexcept nogil:
             reactor.work_next = 0
         binding = reactor.queues[reactor.work_next].binding
         target = binding.target
-        if binding.wants_work and target.ready_ns(target.self) <= reactor.now_ns:
+        if binding.wants_work and free_at(reactor, target) <= reactor.now_ns:
             target.now_ns = reactor.now_ns
             binding.wants_work = target.work(target.self)
             return True
@@ -59,7 +66,7 @@ cdef inline uint64_t next_deadline(const ReactorState *reactor) noexcept nogil:
     for i in range(reactor.queue_count):
         binding = reactor.queues[i].binding
         if binding.wants_work:
-            deadline_ns = earlier(deadline_ns, binding.target.ready_ns(binding.target.self))
+            deadline_ns = earlier(deadline_ns, free_at(reactor, binding.target))
         if binding.allowance != NULL:
             ready_ns = closed_until(binding.allowance)
             if reactor.now_ns < ready_ns < NEVER_NS:

@@ -29,6 +29,7 @@ VOLUME_COUNTERS: Sequence[Described[VolumeStatus]] = (
 )
 VOLUME_GAUGES: Sequence[Described[VolumeStatus]] = (
     ("size_bytes", "What its machine sees.", lambda volume: volume.size),
+    ("critical", "Whether what it reads comes first.", lambda volume: volume.critical),
     ("connected", "Whether a front end is connected.", lambda volume: volume.front_end is not None),
     ("read_only", "Whether it was made or configured read-only.", lambda volume: volume.read_only),
     ("write_through", "Whether a completed write is stable.", lambda volume: volume.write_through),

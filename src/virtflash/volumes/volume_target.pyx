@@ -45,7 +45,7 @@ cdef const Piece *piece_at(const VolumeState *state, uint64_t sector) noexcept n
 
 cdef Target *below_now(VolumeState *state) noexcept nogil:
     """Its clock is ours, and what it does now it does for our owner."""
-    state.below.now_ns = state.target.now_ns
+    state.below.now_ns, state.below.gentle = state.target.now_ns, state.target.gentle
     state.below.caller = state.owner
     return state.below
 
@@ -142,6 +142,16 @@ cdef void swap_pieces(void *argument) noexcept nogil:
     state.count, other.count = other.count, state.count
 
 
+cdef uint64_t volume_busy_ns(void *self) noexcept nogil:
+    cdef Target *below = (<VolumeState *>self).below
+    return below.busy_ns(below.self)
+
+
+cdef uint64_t volume_operations(void *self) noexcept nogil:
+    cdef Target *below = (<VolumeState *>self).below
+    return below.operations(below.self)
+
+
 cdef uint64_t volume_programmed(void *self, uint32_t owner) noexcept nogil:
     """A volume has one owner."""
     cdef VolumeState *state = <VolumeState *>self
@@ -191,6 +201,10 @@ cdef class VolumeTarget:
         cdef Target *target = &self.state.target
         target.self, target.sync_fd = &self.state, self.state.below.sync_fd
         target.host_failed = self.state.below.host_failed
+        if self.state.below.busy_ns != NULL:
+            target.busy_ns = volume_busy_ns
+        if self.state.below.operations != NULL:
+            target.operations = volume_operations
         target.read, target.write, target.flush, target.change = volume_read, volume_write, volume_flush, volume_change
         target.lifetime, target.work, target.ready_ns = volume_lifetime, volume_work, volume_ready_ns
         target.sync_begins, target.synced = volume_sync_begins, volume_synced
