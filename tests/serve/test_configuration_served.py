@@ -147,7 +147,7 @@ def test_only_its_owner_may_connect(tmp_path: Path, owner: str, admitted: bool) 
 
 
 def test_others_yield_to_a_critical_volume(configure: Callable[..., Configured]) -> None:
-    """Nothing is lost on either side, nobody starves, and what is begun ahead of a read is one call of somebody else."""
+    """Nothing is lost on either side, nobody starves, and what was begun ahead of a read is one call of others."""
     configured = configure(
         {"cluster": '16 MiB\npriority = "critical"', "infotainment": "48 MiB"}, "", 'timing = "real"\n'
     )
