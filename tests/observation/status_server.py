@@ -21,10 +21,14 @@ class StatusServer:
         self._listening.bind(str(path))
         self._listening.listen()
         self._client: socket.socket | None = None
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def _serve(self) -> None:
-        self._client, _ = self._listening.accept()
+        try:
+            self._client, _ = self._listening.accept()
+        except OSError:
+            return  # it ended before anybody came
         with self._client.makefile("rwb") as stream:
             for number, line in enumerate(stream):
                 assert json.loads(line)["method"] == "status"
@@ -33,6 +37,11 @@ class StatusServer:
                 stream.flush()
 
     def end(self) -> None:
-        self._listening.close()
+        """Once is enough."""
+        if self._listening.fileno() < 0:
+            return
+        self._listening.shutdown(socket.SHUT_RDWR)  # which wakes whoever waits in accept
         if self._client is not None:
             self._client.shutdown(socket.SHUT_RDWR)
+        self._thread.join(10)
+        self._listening.close()
