@@ -12,10 +12,11 @@ from virtflash import logs, status_report
 from virtflash.backing.flash_target import SECURE_ERASE, UNMAP_ZEROES
 from virtflash.config import ConfigurationError, Volume
 from virtflash.config.configuration import LogLevel
+from virtflash.config.contradictions import volume_problems
 from virtflash.config.quantities import Duration, Size
 from virtflash.control.operator import NewLimits, OperatorError, Reloaded
 from virtflash.server import Served
-from virtflash.service import TROUBLE, Service
+from virtflash.service import TROUBLE, Service, in_words
 from virtflash.shared_flash import SECTOR_BYTES, SharedFlash
 from virtflash.status import Limits, Status, VolumeStatus, WearStatus
 from virtflash.volumes.limits import VolumeLimits
@@ -31,7 +32,7 @@ def told() -> Iterator[None]:
     except ConfigurationError as error:
         raise OperatorError("; ".join(error.problems)) from error
     except TROUBLE as error:
-        raise OperatorError((error.strerror or str(error)) if isinstance(error, OSError) else str(error)) from error
+        raise OperatorError(in_words(error)) from error
 
 
 class Operation:
@@ -71,8 +72,8 @@ class Operation:
 
     def create(self, name: str, volume: Volume) -> VolumeStatus:
         self._flash(volume.flash)
-        if volume.size == 0 or volume.size % SECTOR_BYTES:
-            raise OperatorError(f"size: {volume.size} bytes are no whole number of sectors of {SECTOR_BYTES}")
+        for path, problem in volume_problems(self._service.configuration, name, volume):
+            raise OperatorError(f"{path[-1]}: {problem}")
         with told():
             return status_report.volume_status(self._service.make(name, volume))
 
@@ -144,5 +145,5 @@ class Operation:
 def refuse_nothing(given: dict[str, object]) -> None:
     """OperatorError: a limit of nothing, at which requests would wait for ever."""
     for key, value in given.items():
-        if value is not None and value != "" and value == 0:
+        if value == 0:
             raise OperatorError(f"{key}: nothing at all would pass; give null for no limit")

@@ -158,6 +158,7 @@ class Service:
             self.server.stop_serving(served)
             served.flash.delete(name, secure=secure)
             self._note(name, None)
+            self.made_meanwhile = [other for other in self.made_meanwhile if other != name]
 
     def _note(self, name: str, volume: Volume | None) -> None:
         """What is in force has changed. None: it is no more."""
@@ -211,8 +212,7 @@ class Service:
         except ConfigurationError as error:
             refused.extend(error.problems)
         except TROUBLE as error:
-            reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-            refused.append(f"{text}: {reason}")
+            refused.append(f"{text}: {in_words(error)}")
 
     def _take(self, name: str, volume: Volume) -> None:
         self.add(name, volume)
@@ -270,8 +270,7 @@ class Service:
         try:
             yield
         except TROUBLE as error:
-            text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-            raise ConfigurationError([complaint(self.path, key, text)]) from error
+            raise ConfigurationError([complaint(self.path, key, in_words(error))]) from error
 
     def __enter__(self) -> Self:
         self.server.__enter__()
@@ -279,6 +278,11 @@ class Service:
 
     def __exit__(self, *_exception: object) -> None:
         self.server.close()
+
+
+def in_words(error: Exception) -> str:
+    """Of one of TROUBLE, without a number."""
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
 def reload_summary(applied: list[str], refused: list[str]) -> str:

@@ -21,12 +21,11 @@ from virtflash.volumes.budget_ledger import BudgetLedger
 from virtflash.volumes.errors import VolumeError
 from virtflash.volumes.limits import VolumeLimits
 from virtflash.volumes.pool import Pool
-from virtflash.volumes.table import Volume
+from virtflash.volumes.table import VOLUMES_MOST, Volume
 from virtflash.volumes.volume_target import VolumeTarget
 from virtflash.volumes.window import pieces_of
 
 SECTOR_BYTES = 512
-OWNERS = 128  # numbers that the flash tells apart, with 0 for nobody
 REFRESH_AT_ONCE = 32  # blocks that the flash takes advice about in a call
 GRANULE_KIB = 512  # of what is no eMMC, which has erase groups
 
@@ -44,6 +43,7 @@ class SharedFlash:
         self.limits: dict[str, VolumeLimits] = {}
         self._targets: dict[str, VolumeTarget] = {}
         self._owners: dict[UUID, int] = {}
+        self._counted_from: dict[UUID, int] = {}  # a number may have been another volume's before
         self.name_owners()
 
     @classmethod
@@ -60,8 +60,9 @@ class SharedFlash:
             assert backing.flash is not None
             storage = backing.flash
             pool = open_pool(storage, read_only=backing.read_only)
+            flash = cls(name, section, backing, storage, pool)
             undo.pop_all()
-        return cls(name, section, backing, storage, pool)
+        return flash
 
     def own(self, reactor: Reactor) -> None:
         """From now on it is this reactor's, until it is closed."""
@@ -85,11 +86,13 @@ class SharedFlash:
         keeps their data apart."""
         volumes = self.pool.table.volumes
         self._owners = {uuid: owner for uuid, owner in self._owners.items() if any(v.uuid == uuid for v in volumes)}
-        free = (number for number in range(1, OWNERS) if number not in self._owners.values())
+        free = (number for number in range(1, VOLUMES_MOST + 1) if number not in self._owners.values())
         granules = bytearray(self.storage.target.user_sectors // self.pool.granule_sectors)
         for volume in volumes:
-            owner = self._owners.get(volume.uuid) or next(free)
-            self._owners[volume.uuid] = owner
+            if volume.uuid not in self._owners:
+                self._owners[volume.uuid] = next(free)
+                self._counted_from[volume.uuid] = self.storage.target.programmed(self._owners[volume.uuid])
+            owner = self._owners[volume.uuid]
             for extent in volume.extents:
                 granules[extent.first : extent.end] = bytes([owner]) * extent.count
         try:
@@ -99,9 +102,19 @@ class SharedFlash:
         except ValueError as error:
             raise VolumeError(f"its data cannot be kept apart by erase blocks: {error}") from error
 
+    def _name_new_owner(self, name: str) -> None:
+        """A volume that the flash cannot keep apart goes again: the flash could not be opened with it."""
+        try:
+            self.name_owners()
+        except VolumeError:
+            self.pool.delete(name)
+            self.name_owners()
+            raise
+
     def programmed(self, name: str) -> int:
         """Bytes of flash for a volume, since the flash was opened. VolumeError."""
-        return self.storage.target.programmed(self._owners[self.pool.find(name).uuid])
+        uuid = self.pool.find(name).uuid
+        return self.storage.target.programmed(self._owners[uuid]) - self._counted_from[uuid]
 
     @property
     def read_only(self) -> bool:
@@ -113,7 +126,7 @@ class SharedFlash:
         known = {volume.name: volume for volume in self.pool.volumes}
         if name not in known:
             volume = self.pool.create(name, sectors, read_only=section.read_only, secure_delete=section.secure_delete)
-            self.name_owners()
+            self._name_new_owner(name)
             self.log.info("volume %s made: %d bytes", name, section.size)
             return volume
         volume = known[name]
@@ -172,7 +185,8 @@ class SharedFlash:
         allowance = self.allowances.get(name)
         if allowance is None:
             allowance = self.allowances[name] = Allowance(slack=self.storage.target.cache_bytes)
-        limits.apply(allowance, ledger_fd=self.ledger.fd)
+        programmed = self.storage.target.programmed(self._owners[uuid])
+        limits.apply(allowance, ledger_fd=self.ledger.fd, programmed=programmed)
         self.limits[name] = limits
         if limits.wear_rate > 0:
             self.ledger.open_account(uuid, allowance, limits.wear_rate)

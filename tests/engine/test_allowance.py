@@ -295,3 +295,17 @@ def test_debt_beyond_the_mark_asks_for_another(ledger: int, when_spent: Any) -> 
     assert was_asked(ledger)
     allowance.mark(allowance.next_mark(START))
     assert is_open(allowance) or when_spent == "throttle"
+
+
+def test_a_budget_counts_from_when_it_is_set() -> None:
+    """What a volume has cost its flash before is not owed to it, nor what it cost while there was none."""
+    allowance = Allowance()
+    allowance.set_rates(now_ns=START)
+    allowance.admit(MIB, writes=True, now_ns=START)
+    allowance.set_rates(**WEAR, programmed=500 * MIB, now_ns=START)
+    allowance.settle(500 * MIB, START)
+    assert allowance.left(START) == pytest.approx(8 * MIB)
+    allowance.settle(501 * MIB, START)
+    allowance.set_rates(**WEAR, programmed=999 * MIB, now_ns=START)  # one that was there counts on
+    allowance.settle(502 * MIB, START)
+    assert allowance.left(START) == pytest.approx(6 * MIB)

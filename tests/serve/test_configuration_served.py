@@ -120,11 +120,15 @@ PYTHON = "/usr/bin/python3"  # that other users may run
 
 @pytest.mark.skipif(os.getuid() != 0 or OTHER is None, reason="becoming another user takes root")
 @pytest.mark.skipif(not Path(PYTHON).exists(), reason=f"there is no {PYTHON}")
-@pytest.mark.parametrize(("owner", "admitted"), [("other", True), ("root", False), ("group", True)])
+@pytest.mark.parametrize(
+    ("owner", "admitted"), [("other", True), ("root", False), ("group", True), ("further group", True)]
+)
 def test_only_its_owner_may_connect(tmp_path: Path, owner: str, admitted: bool) -> None:
     """Whatever the mode says: whoever connects is looked at."""
     user = pwd.getpwnam(str(OTHER))
-    name = {"other": user.pw_name, "root": "root", "group": f"group:{user.pw_gid}"}[owner]
+    name = {"other": user.pw_name, "root": "root", "group": f"group:{user.pw_gid}", "further group": "group:4711"}[
+        owner
+    ]
     configured = Configured(tmp_path, {"cluster": f'8 MiB\nowner = "{name}"\nmode = "0666"'})
     tmp_path.chmod(0o755)
     for parent in list(tmp_path.parents)[:-1]:
@@ -137,7 +141,7 @@ def test_only_its_owner_may_connect(tmp_path: Path, owner: str, admitted: bool) 
             [PYTHON, "-c", connect, str(configured.socket("cluster"))],
             user=user.pw_uid,
             group=user.pw_gid,
-            extra_groups=[],
+            extra_groups=[4711] if owner == "further group" else [],
             check=False,
             capture_output=True,
         )
@@ -227,6 +231,23 @@ def test_a_spent_budget_is_an_event(configure: Callable[..., Configured]) -> Non
         assert (event.kind, event.volume) == ("budget-spent", "cluster")
 
 
+def test_a_budget_that_is_set_later_owes_nothing_from_before(configure: Callable[..., Configured]) -> None:
+    """Nor does a volume for what another one with its number has cost."""
+    configured = configure({"cluster": "16 MiB", "infotainment": "16 MiB"})
+    with configured.served():
+        for name in ("cluster", "infotainment"):
+            with BlkDriver(configured.socket(name)) as driver:
+                assert spend(driver, 12) == 12
+                driver.flush().check()
+        configured.ask("limits", name="cluster", wear_budget="100 MB/day", wear_burst="8 MiB")
+        with BlkDriver(configured.socket("cluster")) as driver:
+            assert spend(driver, 1) == 1
+        assert configured.ask("wear", name="cluster")[0]["budget"]["left"] > 5 * MIB
+        configured.ask("delete", name="infotainment")
+        configured.ask("create", name="next", flash="emmc0", size="16 MiB", socket="next.sock")
+        assert configured.ask("wear", name="next")[0]["programmed"] < MIB
+
+
 # Reload
 
 
@@ -309,6 +330,28 @@ def test_what_cannot_be_served_is_told_with_its_line(
 
 
 # The operator
+
+
+def test_what_cannot_be_kept_apart_leaves_nothing_behind(configure: Callable[..., Configured]) -> None:
+    """The flash could not be opened again with it."""
+    configured = configure({"one": "4 MiB"}, "", 'isolation = "blocks"\n')
+    with configured.served(), pytest.raises(ControlError, match="cannot be kept apart"):
+        for number in range(40):
+            configured.ask("create", name=f"v{number}", flash="emmc0", size="512 KiB", socket=f"v{number}.sock")
+    with configured.served():
+        assert [volume["name"] for volume in configured.ask("volumes")] == ["one"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("serial", "säge"), ("size", 513), ("iops", "0 /s"), ("flash", "emmc9")])
+def test_a_volume_that_no_file_could_have_is_not_made(
+    configure: Callable[..., Configured], key: str, value: object
+) -> None:
+    configured = configure()
+    with configured.served() as service:
+        made = {"name": "new", "flash": "emmc0", "size": "4 MiB", "socket": "new.sock", key: value}
+        with pytest.raises(ControlError, match=str(value) if key == "flash" else key):
+            configured.ask("create", **made)
+        assert [volume.name for volume in service.server.flashes["emmc0"].pool.volumes] == list(TWO)
 
 
 CALLS: dict[str, dict[str, Any]] = {

@@ -19,6 +19,7 @@ from virtflash.engine.allowance import Allowance
 from virtflash.logs import Log
 from virtflash.shared_flash import open_pool
 from virtflash.volumes.budget_ledger import BudgetLedger
+from virtflash.volumes.errors import VolumeError
 from virtflash.volumes.wear_record import ENTRIES_MOST, Owed, WearRecord, WearRecords, parsed, serialised
 
 owed = st.builds(Owed, st.integers(0, (1 << 64) - 1), st.integers(-(1 << 63), (1 << 63) - 1))
@@ -95,7 +96,7 @@ def test_two_places_in_turn_and_none_of_them_the_tables(carved: Carved) -> None:
 
 
 def test_granules_without_room_are_refused(carved: Carved) -> None:
-    with pytest.raises(ValueError, match="no room"):
+    with pytest.raises(VolumeError, match="no room"):
         WearRecords(carved.storage.target, 64)
 
 

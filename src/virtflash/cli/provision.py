@@ -68,12 +68,12 @@ def fill(flash: "SharedFlash", read: "Configuration", volume: str, file: Path) -
 
 @contextmanager
 def complaining(what: str = "") -> Iterator[None]:
-    from virtflash.service import TROUBLE  # noqa: PLC0415
+    from virtflash.service import TROUBLE, in_words  # noqa: PLC0415
 
     try:
         yield
     except TROUBLE as error:
-        text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        text = in_words(error)
         raise CommandError(f"{what}: {text}" if what and isinstance(error, OSError) else text) from error
 
 

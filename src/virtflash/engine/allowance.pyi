@@ -44,15 +44,17 @@ class Allowance:
         wear_burst: float = 0,
         when_spent: WhenSpent = "throttle",
         ledger_fd: int = -1,
+        programmed: int = 0,
         now_ns: int = 0,
     ) -> None:
         """Limits from now on. What was spent stays spent, in bytes. ValueError: a burst of nothing beside a limit.
 
         ledger_fd: an eventfd. The wear that is spent is noted somewhere then, and not spent beyond what is (`mark`);
         it is written when another mark is wanted, by the first request at the latest. -1: it is not noted.
+        programmed: what the flash counts now for the volume, from which a budget counts that was not there before.
         """
     def owe(self, amount: float, now_ns: int = 0) -> None:
-        """Before it is served: what was spent before this process began."""
+        """What was spent before this process began."""
     def owed(self, at_ns: int, now_ns: int = 0) -> float:
         """Bytes that are not paid for yet at a time that `paid_ns` or a mark names."""
     def next_mark(self, now_ns: int = 0) -> int: ...

@@ -42,6 +42,7 @@ cdef struct Rates:
     double wear_burst
     uint32_t when_spent
     int ledger_fd
+    uint64_t programmed
     uint64_t now_ns
 
 
@@ -49,6 +50,13 @@ cdef struct Rates:
 cdef struct Mark:
     State *state
     uint64_t mark_ns
+
+
+# What is owed from before.
+cdef struct Debt:
+    State *state
+    double amount
+    uint64_t now_ns
 
 
 cdef void fill(Bucket *bucket, double rate, double burst, uint64_t now_ns) noexcept nogil:
@@ -69,6 +77,9 @@ cdef void apply_rates(void *argument) noexcept nogil:
     """On the thread that admits."""
     cdef Rates *rates = <Rates *>argument
     cdef State *state = rates.state
+    if state.wear.ns_per_unit <= 0:  # what was programmed without a budget is not owed to the first one
+        state.programmed = state.programmed_then = rates.programmed
+        state.charged, state.begun = 0, 0
     fill(&state.requests, rates.requests, rates.requests_burst, rates.now_ns)
     fill(&state.bytes, rates.bytes, rates.bytes_burst, rates.now_ns)
     fill(&state.wear, rates.wear, rates.wear_burst, rates.now_ns)
@@ -85,6 +96,12 @@ cdef void apply_mark(void *argument) noexcept nogil:
     mark.state.mark_ns = mark.mark_ns
     exchange_u32(&mark.state.asked, 0)
     ask_ledger(mark.state)  # more may have been spent while it was noted
+
+
+cdef void apply_debt(void *argument) noexcept nogil:
+    cdef Debt *debt = <Debt *>argument
+    pay_later(&debt.state.wear, debt.now_ns, debt.amount)
+    debt.state.mark_ns = debt.state.wear.paid_ns  # that much is noted
 
 
 cdef class Allowance:
@@ -137,11 +154,12 @@ cdef class Allowance:
         double wear_burst=0,
         str when_spent="throttle",
         int ledger_fd=-1,
+        uint64_t programmed=0,
         uint64_t now_ns=0,
     ):
         cdef Rates rates = Rates(
             &self.state, requests, requests_burst, transferred, transferred_burst, wear, wear_burst,
-            WHEN_SPENT[when_spent], ledger_fd, now_ns or monotonic_ns(),
+            WHEN_SPENT[when_spent], ledger_fd, programmed, now_ns or monotonic_ns(),
         )
         for rate, burst in ((requests, requests_burst), (transferred, transferred_burst), (wear, wear_burst)):
             if rate > 0 and burst <= 0:
@@ -157,8 +175,8 @@ cdef class Allowance:
             self.owner(PyCapsule_New(&call, "virtflash.engine.Call", NULL))
 
     def owe(self, double amount, uint64_t now_ns=0):
-        pay_later(&self.state.wear, now_ns or monotonic_ns(), amount)
-        self.state.mark_ns = self.state.wear.paid_ns  # that much is noted
+        cdef Debt debt = Debt(&self.state, amount, now_ns or monotonic_ns())
+        self._run(apply_debt, &debt)
 
     def owed(self, uint64_t at_ns, uint64_t now_ns=0):
         cdef uint64_t now = now_ns or monotonic_ns()

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from virtflash.logs import LIFE_LINES, Log
+from virtflash.peer import Peer
 from virtflash.vhost_user.backend import Backend
 from virtflash.vhost_user.connection import Connection
 from virtflash.vhost_user.messages import ProtocolError
 from virtflash.vhost_user.session import Session
-from virtflash.vhost_user.socket_owner import Peer, SocketOwner
+from virtflash.vhost_user.socket_owner import SocketOwner
 
 PAUSE_SECONDS = 1.0  # between two looks at what the device has to report, or at a socket that cannot be accepted from
 
@@ -146,7 +147,7 @@ class FrontDoor:
             accepted.close()
             self._log.limited(
                 "refused",
-                f"front end refused (process {peer.process}, user {peer.user}): {self.owner.name} alone may connect",
+                f"front end refused ({peer}): {self.owner.name} alone may connect",
                 extra={"event": {"kind": "front-end-refused"}},
             )
             return
@@ -158,7 +159,7 @@ class FrontDoor:
         self._selector.register(self._connection, selectors.EVENT_READ, self._hear)
         self._log.limited(
             "connected",
-            f"front end connected (process {peer.process}, user {peer.user})",
+            f"front end connected ({peer})",
             level=logging.INFO,
             burst=LIFE_LINES,
             extra={"event": {"kind": "front-end-connected", "process": peer.process, "user": peer.user}},

@@ -3,11 +3,11 @@
 import os
 import socket
 import stat
-import struct
 from pathlib import Path
 
+from virtflash.peer import PEER
+
 BACKLOG = 16
-PEER = struct.Struct("iII")  # process, user, group (SO_PEERCRED)
 PATH_LIMIT = 107  # bytes: sun_path holds 108, the last one a NUL
 
 

@@ -7,44 +7,17 @@ since a mode can be changed, and a directory be moved.
 import grp
 import os
 import pwd
-import socket
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from virtflash.vhost_user.listening_socket import PEER
+from virtflash.peer import Peer
 
-SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
-GROUPS_MOST = 65536  # that a process can have (NGROUPS_MAX)
 GROUP_PREFIX = "group:"
 
 
 class OwnerError(Exception):
     """There is no such user or group; one line."""
-
-
-@dataclass(frozen=True)
-class Peer:
-    """At the other end of a connection, as it was when it connected."""
-
-    process: int
-    user: int
-    group: int
-    groups: tuple[int, ...] = ()  # further ones
-
-    @classmethod
-    def of(cls, connected: socket.socket) -> Self:
-        process, user, group = PEER.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size))
-        return cls(process, user, group, peer_groups(connected))
-
-
-def peer_groups(connected: socket.socket) -> tuple[int, ...]:
-    try:
-        packed = connected.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * GROUPS_MOST)
-    except OSError:
-        return ()  # a kernel before 4.13; a primary group still counts
-    return struct.unpack(f"{len(packed) // 4}I", packed)
 
 
 @dataclass(frozen=True)
@@ -65,7 +38,7 @@ class SocketOwner:
     def admits(self, peer: Peer) -> bool:
         if self.user is not None:
             return peer.user == self.user
-        return self.group == peer.group or self.group in peer.groups
+        return self.group in peer.groups
 
     def take(self, path: Path) -> None:
         """The socket's file becomes his. OSError: this process may not give it away."""

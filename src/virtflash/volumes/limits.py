@@ -35,8 +35,8 @@ class VolumeLimits:
             return self.wear_burst
         return max(self.wear_rate * WEAR_BURST_SECONDS, WEAR_BURST_LEAST)
 
-    def apply(self, allowance: Allowance, *, ledger_fd: int = -1) -> None:
-        """From now on. `ledger_fd`: as `Allowance.set_rates` has it."""
+    def apply(self, allowance: Allowance, *, ledger_fd: int = -1, programmed: int = 0) -> None:
+        """From now on. `ledger_fd`, `programmed`: as `Allowance.set_rates` has them."""
         bandwidth = (self.bandwidth or 0) / DAY_SECONDS
         iops = self.iops or 0
         allowance.set_rates(
@@ -48,4 +48,5 @@ class VolumeLimits:
             wear_burst=self.wear_burst_bytes,
             when_spent=self.when_spent,
             ledger_fd=ledger_fd,
+            programmed=programmed,
         )

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from errno import EIO, ENODATA
 from uuid import UUID
 
+from virtflash.volumes.errors import VolumeError
 from virtflash.volumes.flash import SECTOR_BYTES, Flash
 from virtflash.volumes.table import COPIES
 
@@ -85,12 +86,15 @@ def record_room(granule_sectors: int) -> int:
 
 
 class WearRecords:
-    """Of a flash, in the last bytes of the granules in which the copies of its table lie. ValueError: those are too
+    """Of a flash, in the last bytes of the granules in which the copies of its table lie. VolumeError: those are too
     small."""
 
     def __init__(self, flash: Flash, granule_sectors: int) -> None:
         if not record_room(granule_sectors):
-            raise ValueError(f"granules of {granule_sectors} sectors have no room for what is spent of wear budgets")
+            raise VolumeError(
+                f"granules of {granule_sectors} sectors have no room for what is spent of wear budgets; a part needs"
+                f" erase groups of {GRANULE_LEAST >> 10} KiB at least"
+            )
         self._flash, self._granule_sectors = flash, granule_sectors
 
     def position(self, place: int) -> int:
