@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -108,6 +109,30 @@ def test_a_load_ends_when_told_to(server: Server) -> None:
         load.run(60)
         thread.join()
         assert load.seconds < 30
+
+
+class InterruptedLoads(list[Load]):
+    """A signal comes the moment the first load of them was started: there are more than so many `threads`."""
+
+    threads = sys.maxsize
+
+    def __iter__(self) -> Iterator[Load]:
+        rest = super().__iter__()
+        yield next(rest)
+        if threading.active_count() > self.threads:
+            self.threads = sys.maxsize  # it comes once
+            raise SystemExit
+        yield from rest
+
+
+def test_a_signal_while_loads_are_started_stops_them(server: Server) -> None:
+    driver, queue = with_driver(server, Workload("read", 4096, 4))
+    with driver:
+        loads = InterruptedLoads([queue.load(0, BLOCKS)])
+        loads.threads = threading.active_count()
+        with pytest.raises(SystemExit):
+            run_loads(loads, 60, lambda _seconds, _done: None)
+        assert loads[0].seconds < 30
 
 
 def test_a_server_that_dies_under_load_is_noticed_at_once(server: Server) -> None:

@@ -6,7 +6,7 @@ import socket
 import statistics
 import struct
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -204,20 +204,25 @@ def _fill(queues: list[LoadQueue], blocks: int, progress: Progress) -> None:
 def run_loads(loads: Sequence[Load], seconds: float, progress: Callable[[float, int], None]) -> None:
     """Run each in a thread of its own until all are done, or one failed: its error."""
     with ThreadPoolExecutor(len(loads)) as threads:
-        running = {threads.submit(load.run, seconds) for load in loads}
-        elapsed = 0.0
-        try:
-            while True:
-                done, running_still = wait(running, PROGRESS_SECONDS, return_when=FIRST_EXCEPTION)
-                if not running_still or any(future.exception() for future in done):
-                    break
-                elapsed += PROGRESS_SECONDS
-                progress(elapsed, sum(load.completed for load in loads))
+        try:  # from before the first begins: a signal may come between that and the next line, and would wait for it
+            running = {threads.submit(load.run, seconds) for load in loads}
+            _follow(running, loads, progress)
         finally:
             for load in loads:
                 load.stop()
     for future in running:
         future.result()
+
+
+def _follow(running: set[Future[None]], loads: Sequence[Load], progress: Callable[[float, int], None]) -> None:
+    """Tell of the progress until all are done, or one failed."""
+    elapsed = 0.0
+    while True:
+        done, running_still = wait(running, PROGRESS_SECONDS, return_when=FIRST_EXCEPTION)
+        if not running_still or any(future.exception() for future in done):
+            return
+        elapsed += PROGRESS_SECONDS
+        progress(elapsed, sum(load.completed for load in loads))
 
 
 def _figures(workload: Workload, seconds: float, loads: Sequence[Load], cpu: float | None) -> Measurement:
