@@ -72,6 +72,13 @@ class WatchedServer:
         self._pass_fds = tuple(pass_fds)
         self.process: subprocess.Popen[bytes] | None = None
 
+    @classmethod
+    def of(cls, configuration: Path, sockets: Sequence[Path]) -> Self:
+        """A server of all that `configuration` names; `sockets` are those to wait for."""
+        server = cls(configuration.parent, [], sockets=sockets)
+        server._command = [*server._command[:2], str(configuration)]
+        return server
+
     def __enter__(self) -> Self:
         self.start()
         return self

@@ -3,17 +3,14 @@
 from collections.abc import Iterator
 
 import pytest
-from attacked_server import Attack, AttackedServer
-from watched_server import has_direct_io
+from attacked_server import Attack, AttackedServer, Files, SharedFlash
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[Files, SharedFlash], ids=["files", "emmc"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedServer]:
-    """One for each module; its parameter, if any, is the options of the command line."""
-    directory, options = tmp_path_factory.mktemp("attacked"), getattr(request, "param", ())
-    if "--direct" in options and not has_direct_io(directory):
-        pytest.skip(f"{directory}: its file system has no direct I/O")
-    with AttackedServer(directory, *options).running() as attacked:
+    """One for each module and medium."""
+    directory = tmp_path_factory.mktemp("attacked")
+    with AttackedServer(request.param(directory)).running() as attacked:
         yield attacked
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 
 import pytest
-from attacked_server import Attack
+from attacked_server import Attack, on_files_and_flash
 from chains import INDIRECT, NEXT, SECTOR, WRITE, answered, header, room, stopped
 
 from virtflash.driver.blk import BlkDriver
@@ -13,8 +13,6 @@ from virtflash.driver.guest_memory import GuestMemory
 from virtflash.driver.split_queue import Buffer
 from virtflash.virtio.blk import REQUEST_HEADER, RequestType, Status
 from virtflash.virtio.split_ring import DESCRIPTOR
-
-on_both = pytest.mark.parametrize("server", [(), ("--io", "threads")], ids=["auto", "threads"], indirect=True)
 
 PAGE = 4096
 MIB = 1 << 20
@@ -49,13 +47,13 @@ BAD = {
 }
 
 
-@on_both
+@on_files_and_flash
 @pytest.mark.parametrize("indirect", [False, True], ids=["direct", "indirect"])
 @pytest.mark.parametrize("kind", [RequestType.IN, RequestType.OUT])
 @pytest.mark.parametrize("place", BAD)
 def test_data(attack: Attack, driver: BlkDriver, place: str, kind: RequestType, indirect: bool) -> None:
     """Address: an unmapped guest address; address + length that wraps. The request is refused."""
-    before = attack.image.read_bytes()
+    before = attack.content(driver)
     bad = Buffer(*BAD[place], WRITE if kind == RequestType.IN else 0)
     answered(
         attack,
@@ -64,7 +62,7 @@ def test_data(attack: Attack, driver: BlkDriver, place: str, kind: RequestType, 
         "an address that is not guest.*",
         indirect=indirect,
     )
-    assert attack.image.read_bytes() == before
+    assert attack.content(driver) == before
 
 
 @pytest.mark.parametrize("place", BAD)
@@ -103,7 +101,7 @@ def test_indirect_table_that_leaves_memory(attack: Attack, driver: BlkDriver, cu
     stopped(attack, driver, "an address that is not guest memory")
 
 
-@on_both
+@on_files_and_flash
 @pytest.mark.parametrize("cut", [1, 100, 511, 512, 513])
 def test_data_over_two_regions_works(attack: Attack, driver: BlkDriver, cut: int) -> None:
     """Address: a buffer that begins in one region and ends in the next, where these touch: it must work."""
@@ -137,14 +135,14 @@ def test_indirect_table_over_two_regions_works(attack: Attack, driver: BlkDriver
     assert queue.wait_used()[0].length == SECTOR + 1
 
 
-@on_both
+@on_files_and_flash
 def test_data_and_status_over_two_regions_works(attack: Attack, driver: BlkDriver) -> None:
     """Address: the status alone lies in the next region."""
     chain = [header(driver), Buffer(SECOND - SECTOR, SECTOR + 1, WRITE)]
     assert driver.complete(driver.submit_chain(chain)).status == Status.OK
 
 
-@on_both
+@on_files_and_flash
 def test_more_pieces_than_one_transfer_can_take(attack: Attack) -> None:
     """Address: buffers that each cross a border make more pieces than there are descriptors."""
     driver = attack.driver(memory=memory(), queue_size=1024)

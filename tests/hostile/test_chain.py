@@ -151,9 +151,9 @@ def test_direction_answered(attack: Attack, shape: str, indirect: bool) -> None:
     """Direction: what has a place for a status is answered with an error."""
     make, words = ANSWERED[shape]
     driver = attack.driver()
-    before = attack.image.read_bytes()
+    before = attack.content(driver)
     answered(attack, driver, make(driver), words, indirect=indirect)
-    assert attack.image.read_bytes() == before
+    assert attack.content(driver) == before
 
 
 @pytest.mark.parametrize("indirect", [False, True], ids=["direct", "indirect"])

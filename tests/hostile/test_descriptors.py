@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from attacked_server import Attack
+from attacked_server import Attack, on_files_and_flash
 from chains import SECTOR
 
 from virtflash.driver.blk import BlkDriver
@@ -19,8 +19,6 @@ from virtflash.driver.errors import DeadlineError, QueueStoppedError
 from virtflash.driver.split_queue import ONE
 from virtflash.vhost_user.messages import U64, VERSION, VRING_NO_FD, VRING_STATE, Message, Request
 from virtflash.virtio.blk import RequestType, Status
-
-on_both = pytest.mark.parametrize("server", [(), ("--io", "threads")], ids=["auto", "threads"], indirect=True)
 
 FULL = (1 << 64) - 2  # the most that an eventfd can hold: one more blocks
 ROLES = [Request.SET_VRING_KICK, Request.SET_VRING_CALL, Request.SET_VRING_ERR, Request.SET_BACKEND_REQ_FD]
@@ -178,7 +176,7 @@ def use(attack: Attack, driver: BlkDriver, kick_fd: int) -> None:
     driver.front_end.round_trip()
 
 
-@on_both
+@on_files_and_flash
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("role", ROLES)
 def test_kind(attack: Attack, role: Request, kind: str, tmp_path: Path) -> None:
@@ -215,7 +213,7 @@ BLOCKING: dict[str, Open] = {
 }
 
 
-@on_both
+@on_files_and_flash
 @pytest.mark.parametrize("kind", BLOCKING)
 @pytest.mark.parametrize("role", SIGNALLED)
 def test_descriptor_made_blocking_again(attack: Attack, role: str, kind: str, tmp_path: Path) -> None:
@@ -249,7 +247,7 @@ def flickering(fd: int) -> Iterator[None]:
     process.wait()
 
 
-@on_both
+@on_files_and_flash
 def test_call_that_fills_and_blocks_at_any_moment(attack: Attack) -> None:
     """Descriptors of the host: a call descriptor that is full, empty, blocking and not, in turn and at any moment."""
     driver = attack.driver()
@@ -269,7 +267,7 @@ PAIRS = [
 ]
 
 
-@on_both
+@on_files_and_flash
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("kind", ["eventfd", "stream socket"])
 def test_same_descriptor_twice(attack: Attack, pair: tuple[Request, Request], kind: str, tmp_path: Path) -> None:
@@ -283,7 +281,7 @@ def test_same_descriptor_twice(attack: Attack, pair: tuple[Request, Request], ki
         use(attack, driver, fd if Request.SET_VRING_KICK in pair else driver.queues[0].kick_fd)
 
 
-@on_both
+@on_files_and_flash
 @pytest.mark.parametrize("role", ROLES)
 def test_own_connection(attack: Attack, role: Request) -> None:
     """Descriptors of the host: the front end's own end of the connection: what the server signals, it reads itself."""
@@ -296,7 +294,7 @@ def test_own_connection(attack: Attack, role: Request) -> None:
     attack.server.check_bystander()
 
 
-@on_both
+@on_files_and_flash
 def test_kick_that_somebody_else_reads(attack: Attack) -> None:
     """Descriptors of the host: a kick that is gone again when the server comes to read it, which would wait."""
     driver = attack.driver()
@@ -317,7 +315,7 @@ def test_kick_that_somebody_else_reads(attack: Attack) -> None:
     os.close(ours)
 
 
-@on_both
+@on_files_and_flash
 @pytest.mark.parametrize("role", SIGNALLED)
 def test_signals_without_a_descriptor(attack: Attack, role: str) -> None:
     """Descriptors of the host: none at all: the ring is served, and nobody told."""

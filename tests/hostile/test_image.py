@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from attacked_server import make_image
+from shared_emmc import SharedEmmc
 from watched_server import WatchedServer
 
 from virtflash.driver.blk import BlkDriver
@@ -63,3 +64,21 @@ def test_image_that_looks_like_another_format(images: list[Path], tmp_path: Path
                 driver.write(driver.capacity - 1, bytes(SECTOR)).check()
         assert not server.loud_lines()
     assert [path.stat().st_size for path in images] == before
+
+
+def test_volume_that_looks_like_another_format(tmp_path: Path) -> None:
+    """Image: the same on a flash that volumes share; nor does a volume's content pass for the flash's own tables."""
+    emmc = SharedEmmc(tmp_path, [name.replace(" ", "-") for name in FORMATS], 4)
+    contents = [header.ljust(65536, b"\0") for header in FORMATS.values()]
+    with emmc.server() as server:
+        for path, content in zip(server.sockets, contents, strict=True):
+            with BlkDriver(path) as driver:
+                driver.write(0, content).check()
+                driver.write(driver.capacity - 8, content[:4096]).check()
+    with emmc.server() as server:
+        for path, content in zip(server.sockets, contents, strict=True):
+            with BlkDriver(path) as driver:
+                assert driver.capacity * SECTOR == 4 << 20
+                assert driver.read(0, 65536).check().data == content
+                assert driver.read(driver.capacity - 8, 4096).check().data == content[:4096]
+        assert not server.loud_lines()

@@ -7,17 +7,16 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
-from attacked_server import IMAGE_BYTES, Attack, AttackedServer
+from attacked_server import IMAGE_BYTES, Attack, AttackedServer, Files, SharedFlash, on_files_and_flash
 from chains import SECTOR
 
 from virtflash.driver.guest_memory import GuestMemory
 from virtflash.driver.split_queue import ONE
 from virtflash.virtio.blk import RANGE_SEGMENT, RequestType, Status
-
-on_both = pytest.mark.parametrize("server", [(), ("--io", "threads")], ids=["auto", "threads"], indirect=True)
 
 MADNESS_SECONDS = 0.3
 CAPACITY = IMAGE_BYTES // SECTOR
@@ -47,7 +46,7 @@ def watch_bystander(attack: Attack) -> None:
     assert rounds > 10
 
 
-@on_both
+@on_files_and_flash
 def test_guest_that_never_kicks(attack: Attack) -> None:
     """Liveness: a guest that never kicks is not served for certain; once it kicks, it is."""
     driver = attack.driver()
@@ -57,7 +56,7 @@ def test_guest_that_never_kicks(attack: Attack) -> None:
     assert all(driver.complete(each).status == Status.OK for each in pending)
 
 
-@on_both
+@on_files_and_flash
 def test_guest_that_kicks_without_end(attack: Attack) -> None:
     """Liveness: a guest that kicks a million times a second."""
     driver = attack.driver()
@@ -67,7 +66,7 @@ def test_guest_that_kicks_without_end(attack: Attack) -> None:
         driver.read(0, SECTOR).check()
 
 
-@on_both
+@on_files_and_flash
 def test_kick_that_is_never_empty(attack: Attack) -> None:
     """Liveness: a kick that has 2^64 - 2 to be read, one at a time."""
     driver = attack.driver()
@@ -79,7 +78,7 @@ def test_kick_that_is_never_empty(attack: Attack) -> None:
     driver.read(0, SECTOR).check()
 
 
-@on_both
+@on_files_and_flash
 def test_guest_that_reads_no_answers(attack: Attack) -> None:
     """Liveness: a guest that stops reading its used ring, and its interrupts."""
     driver = attack.driver(queue_size=256, indirect=True)
@@ -90,7 +89,7 @@ def test_guest_that_reads_no_answers(attack: Attack) -> None:
     driver.front_end.round_trip()
 
 
-@on_both
+@on_files_and_flash
 def test_guest_that_wants_everything_at_once(attack: Attack) -> None:
     """Liveness: a thousand long requests at once, and again."""
     driver = attack.driver(queue_size=1024, indirect=True, memory=GuestMemory((1 << 20, 256 << 20)))
@@ -100,14 +99,16 @@ def test_guest_that_wants_everything_at_once(attack: Attack) -> None:
         assert all(driver.complete(each).status == Status.OK for each in pending)
 
 
-@pytest.fixture(params=["auto", "threads"])
+@pytest.fixture(
+    params=[Files, partial(Files, options=("--io", "threads")), SharedFlash], ids=["auto", "threads", "emmc"]
+)
 def server_in_memory(request: pytest.FixtureRequest) -> Iterator[AttackedServer]:
     """On tmpfs, which has no quick way to write zeroes."""
     if not Path("/dev/shm").is_dir():
         pytest.skip("there is no /dev/shm")
     with (
         tempfile.TemporaryDirectory(dir="/dev/shm") as directory,
-        AttackedServer(Path(directory), "--io", request.param).running() as server,
+        AttackedServer(request.param(Path(directory))).running() as server,
     ):
         yield server
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from attacked_server import Attack
+from attacked_server import Attack, on_files_and_flash
 from chains import INDIRECT, SECTOR, WRITE, header, room
 
 from virtflash.driver.blk import BlkDriver
@@ -19,8 +19,6 @@ from virtflash.driver.guest_memory import GuestMemory, RegionSpec
 from virtflash.driver.split_queue import ONE, Buffer
 from virtflash.vhost_user.messages import MEMORY_COUNT, MemoryRegion, Request, pack_memory_table
 from virtflash.virtio.blk import RequestType, Status
-
-on_both = pytest.mark.parametrize("server", [(), ("--io", "threads")], ids=["auto", "threads"], indirect=True)
 
 MIB, TOP = 1 << 20, 1 << 64
 REFUSED = "(SET_MEM_TABLE|ADD_MEM_REG|REM_MEM_REG) refused: "
@@ -261,7 +259,7 @@ def lose_indirect_table(driver: BlkDriver, left: int) -> None:
 LOSSES = [(lose_ring, 0), *itertools.product([lose_header, lose_status, lose_indirect_table], [0, 4096])]
 
 
-@on_both
+@on_files_and_flash
 @pytest.mark.parametrize(("lose", "left"), LOSSES)
 def test_memory_truncated_after_mapping(attack: Attack, lose: Callable[[BlkDriver, int], None], left: int) -> None:
     """Memory table: a memory file truncated after mapping. The queue stops, the server lives, and flushes go on."""
@@ -273,7 +271,7 @@ def test_memory_truncated_after_mapping(attack: Attack, lose: Callable[[BlkDrive
     attack.may_say("warning|ring 0 stopped: (an indirect table|the available index|a descriptor index|no byte)")
 
 
-@on_both
+@on_files_and_flash
 @pytest.mark.parametrize("kind", [RequestType.IN, RequestType.OUT])
 @pytest.mark.parametrize("length", [SECTOR, 65536])
 def test_data_truncated_after_mapping(attack: Attack, kind: RequestType, length: int) -> None:
@@ -326,7 +324,7 @@ def content(attack: Attack) -> bytes:
     return content
 
 
-@on_both
+@on_files_and_flash
 def test_region_removed_while_requests_are_in_flight(attack: Attack, content: bytes) -> None:
     """Memory in use: REM_MEM_REG while requests are in flight. What was taken ends well; the rest finds no memory."""
     memory = GuestMemory((MIB, 16 * MIB), (PLACE, BURST * LONG))
@@ -350,7 +348,7 @@ def test_region_removed_while_requests_are_in_flight(attack: Attack, content: by
     assert served > 0
 
 
-@on_both
+@on_files_and_flash
 def test_table_replaced_while_requests_are_in_flight(attack: Attack, content: bytes) -> None:
     """Memory in use: SET_MEM_TABLE while requests are in flight, which puts other memory where their data goes.
 
@@ -378,7 +376,7 @@ def test_table_replaced_while_requests_are_in_flight(attack: Attack, content: by
                 assert found == sorted([bytes(LONG), burst.wanted(i)])
 
 
-@on_both
+@on_files_and_flash
 def test_table_without_the_ring(attack: Attack, content: bytes) -> None:
     """Memory in use: SET_MEM_TABLE and REM_MEM_REG of what the ring lies in are refused while it runs."""
     driver = attack.driver(memory_slots=True, memory=GuestMemory((MIB, 16 * MIB), (PLACE, BURST * LONG)))

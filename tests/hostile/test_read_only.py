@@ -1,15 +1,22 @@
 """Read-only volumes, whatever the driver has acknowledged (virtio 1.4 §5.2.6.2)."""
 
+from functools import partial
+
 import pytest
-from attacked_server import Attack
+from attacked_server import Attack, Files, SharedFlash
 
 from virtflash.driver.blk import FEATURES, LEGACY_FEATURES
 from virtflash.virtio.blk import RANGE_SEGMENT, BlkFeature, RequestType, Status
 
 pytestmark = pytest.mark.parametrize(
     "server",
-    [("--read-only",), ("--read-only", "--io", "threads"), ("--read-only", "--direct")],
-    ids=["auto", "threads", "direct"],
+    [
+        partial(Files, read_only=True),
+        partial(Files, read_only=True, options=("--io", "threads")),
+        partial(Files, read_only=True, options=("--direct",)),
+        partial(SharedFlash, read_only=True),
+    ],
+    ids=["auto", "threads", "direct", "emmc"],
     indirect=True,
 )
 
@@ -28,15 +35,15 @@ REFUSED = (
 @pytest.mark.parametrize("features", FEATURE_SETS)
 def test_write(attack: Attack, features: str) -> None:
     """Read-only: a write although RO was not acknowledged must fail, and so must whatever else changes data."""
-    before = attack.image.read_bytes()
     driver = attack.driver(features=FEATURE_SETS[features])
+    before = attack.content(driver)
     attack.may_say(REFUSED)
     assert driver.request(RequestType.OUT, 0, bytes(SECTOR)).status == Status.IOERR
     assert driver.request(RequestType.OUT, 0, bytes(65536)).status == Status.IOERR
     for kind in (RequestType.DISCARD, RequestType.WRITE_ZEROES, RequestType.SECURE_ERASE):
         assert driver.request(kind, data=RANGE_SEGMENT.pack(0, 8, 0)).status in (Status.IOERR, Status.UNSUPP)
     assert driver.read(0, 4096).check().data == before[:4096]
-    assert attack.image.read_bytes() == before
+    assert attack.content(driver) == before
 
 
 @pytest.mark.parametrize("features", FEATURE_SETS)

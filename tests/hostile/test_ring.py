@@ -5,6 +5,7 @@ import random
 
 import pytest
 from attacked_server import Attack
+from watched_server import wait_until
 
 from virtflash.driver.blk import FEATURES, BlkDriver, Pending
 from virtflash.driver.split_queue import INDEX_MASK, SplitQueue
@@ -14,6 +15,9 @@ from virtflash.virtio.split_ring import DescriptorFlag
 
 SIZE = 16
 NEXT = DescriptorFlag.NEXT
+
+
+IN_FLIGHT = "a head that is in flight already"
 
 
 def stopped(attack: Attack, queue: SplitQueue, words: str) -> None:
@@ -69,13 +73,22 @@ def test_next_beyond_the_table(attack: Attack, following: int, indirect: bool) -
     stopped(attack, queue, "a descriptor index beyond the table")
 
 
+def stopped_or_served(attack: Attack, queue: SplitQueue, times: int) -> None:
+    """Where a read or write has come back before its head is met again, that is a new request like any other."""
+    if attack.server.medium.answers_at_once:
+        attack.may_say(f"ring 0 stopped: {IN_FLIGHT}$")
+        wait_until(lambda: queue.used_index == times or queue.stopped, "all are served")
+    else:
+        stopped(attack, queue, IN_FLIGHT)
+
+
 def test_whole_ring_of_one_head(attack: Attack) -> None:
     """Same head twice: every entry of the ring names the same chain."""
     driver = attack.driver(queue_size=SIZE)
     queue, head = prepared(driver)
     queue.publish(*[head] * SIZE)
     queue.kick()
-    stopped(attack, queue, "a head that is in flight already")
+    stopped_or_served(attack, queue, SIZE)
 
 
 @pytest.mark.parametrize("kind", [RequestType.IN, RequestType.OUT, RequestType.FLUSH, RequestType.DISCARD])
@@ -86,7 +99,7 @@ def test_same_head_twice(attack: Attack, kind: RequestType) -> None:
     pending = driver.submit(kind, data=data.get(kind, b""), room=512 * (kind == RequestType.IN), kick=False)
     pending.queue.publish(pending.head)
     pending.queue.kick()
-    stopped(attack, pending.queue, "a head that is in flight already")
+    stopped_or_served(attack, pending.queue, 2)
     assert driver.complete(pending, poll=True).status == Status.OK
 
 

@@ -5,7 +5,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from attacked_server import PATIENCE_SECONDS, make_image
+from attacked_server import FIRST_STAMPS, PATIENCE_SECONDS, make_image
+from shared_emmc import SharedEmmc
 from stamping_guest import Bystander
 from watched_server import WatchedServer, wait_until
 
@@ -18,10 +19,24 @@ from virtflash.vhost_user.messages import CONFIG, HEADER, VERSION, Message, Requ
 QUESTION = Message(Request.GET_CONFIG, CONFIG.pack(0, 256, 0) + bytes(256))
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[WatchedServer]:
-    images = [make_image(tmp_path / f"{name}.img") for name in ("header", "payload", "answers", "bystander")]
-    with WatchedServer(tmp_path, images) as server:
+VOLUMES = ("header", "payload", "answers", "bystander")
+
+
+def of_files(directory: Path) -> WatchedServer:
+    return WatchedServer(directory, [make_image(directory / f"{name}.img") for name in VOLUMES])
+
+
+def of_flash(directory: Path) -> WatchedServer:
+    emmc = SharedEmmc(directory, VOLUMES, 16)
+    with emmc.server() as server, BlkDriver(server.sockets[3]) as driver:
+        driver.write(0, FIRST_STAMPS).check()
+        driver.close()
+    return emmc.server()
+
+
+@pytest.fixture(params=[of_files, of_flash], ids=["files", "emmc"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[WatchedServer]:
+    with request.param(tmp_path) as server:
         yield server
 
 

@@ -4,12 +4,11 @@ What the device has checked it must not read again: each request ends as one of 
 of what they allow together changes.
 """
 
-import select
 import time
 from collections.abc import Callable
 
 import pytest
-from attacked_server import IMAGE_BYTES, Attack
+from attacked_server import IMAGE_BYTES, Attack, on_files_and_flash
 from chains import INDIRECT, NEXT, SECTOR, WRITE, header, room, source
 from other_vcpu import rewriting
 
@@ -18,8 +17,6 @@ from virtflash.driver.errors import QueueStoppedError
 from virtflash.driver.split_queue import Buffer
 from virtflash.virtio.blk import RANGE_SEGMENT, REQUEST_HEADER, RequestType, Status
 from virtflash.virtio.split_ring import DESCRIPTOR
-
-on_both = pytest.mark.parametrize("server", [(), ("--io", "threads")], ids=["auto", "threads"], indirect=True)
 
 SECONDS = 0.15
 PATIENCE_SECONDS = 10.0
@@ -36,7 +33,7 @@ class Race:
         attack.may_say(REFUSED)
         for sector in (0, only.start - 1, only.stop, CAPACITY - 1):
             driver.write(sector, MARK).check()
-        self.before = attack.image.read_bytes()
+        self.before = attack.content(driver)
 
     def run(self, chain: list[Buffer]) -> set[int]:
         """The statuses that were seen: it goes on until there were at least two, or the race would be none."""
@@ -50,16 +47,16 @@ class Race:
         return seen
 
     def stopped(self) -> bool:
-        return bool(select.select([self.driver.queues[0].error_fd], [], [], 0)[0])
+        return self.driver.queues[0].stopped
 
     def check(self) -> None:
-        after = self.attack.image.read_bytes()
+        after = self.attack.content_left_by(self.driver)
         start, stop = self.only.start * SECTOR, self.only.stop * SECTOR
         assert after[:start] == self.before[:start]
         assert after[stop:] == self.before[stop:]
 
 
-@on_both
+@on_files_and_flash
 @pytest.mark.parametrize("bad", [CAPACITY, 1 << 55])
 @pytest.mark.parametrize("kind", [RequestType.IN, RequestType.OUT])
 def test_sector_of_the_header(attack: Attack, kind: RequestType, bad: int) -> None:
@@ -94,7 +91,7 @@ SEGMENTS = [(CAPACITY - 1, 2, 0), (0, 0xFFFFFFFF, 0), ((1 << 64) - 1, 1, 0), (1 
 CASES = [*((RequestType.DISCARD, segment) for segment in SEGMENTS), (RequestType.WRITE_ZEROES, SEGMENTS[1])]
 
 
-@on_both
+@on_files_and_flash
 @pytest.mark.parametrize(("kind", "bad"), CASES)
 def test_segment(attack: Attack, kind: RequestType, bad: tuple[int, int, int]) -> None:
     """Time of check: segments of discard and write zeroes rewritten while they are served."""

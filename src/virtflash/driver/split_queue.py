@@ -329,6 +329,11 @@ class SplitQueue:
         deadline = Deadline(timeout)
         deadline.wait({self.error_fd: select.POLLIN}, f"queue {self.index}: waiting for the device to signal an error")
 
+    @property
+    def stopped(self) -> bool:
+        """The device has said that it stopped the queue."""
+        return bool(select.select([self.error_fd], [], [], 0)[0])
+
     # Life
 
     def start(self, front_end: FrontEnd, *, base: int | None = None, enable: bool | None = None) -> None:

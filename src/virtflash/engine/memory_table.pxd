@@ -6,8 +6,17 @@ wraps), so a lookup needs no lock and a hit costs one comparison.
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from virtflash.engine.atomics cimport copy_once
+from virtflash.engine.atomics cimport copy_once, load_relaxed_u32
 from virtflash.engine.state cimport Region, Table, TableUse
+
+
+cdef inline bint table_lost(const Table *table) noexcept nogil:
+    """Was some of it truncated by its owner? See `sigbus_guard.h`."""
+    cdef uint32_t i
+    for i in range(table.count):
+        if load_relaxed_u32(table.regions[i].lost):
+            return True
+    return False
 
 
 cdef inline bint region_holds(const Region *region, uint64_t address) noexcept nogil:

@@ -14,6 +14,7 @@ from virtflash.engine.completion cimport finish_io, publish_all, raise_event
 from virtflash.engine.delayed_slots cimport take_delayed
 from virtflash.engine.drain cimport break_queue, drain_one, drain_queue, look_at_foreign
 from virtflash.engine.mailbox cimport mailbox_done, mailbox_take
+from virtflash.engine.memory_table cimport table_lost
 from virtflash.engine.registered_files cimport register_queue_files, release_queue_files
 from virtflash.engine.sigbus_guard cimport guard_loss_count
 from virtflash.engine.split_ring cimport ring_allow_kicks, ring_begin, ring_forbid_kicks
@@ -34,7 +35,6 @@ from virtflash.engine.state cimport (
     QueueState,
     ReactorState,
     Slot,
-    Table,
 )
 from virtflash.engine.submission cimport issue_backlog
 from virtflash.engine.system cimport monotonic_ns, pollfd
@@ -68,14 +68,6 @@ from virtflash.engine.worker_pool cimport pool_collect
 cdef enum:
     CQE_BATCH = 64
     HELD_BACK_MAX = 8
-
-
-cdef inline bint table_lost(const Table *table) noexcept nogil:
-    cdef uint32_t i
-    for i in range(table.count):
-        if load_relaxed_u32(table.regions[i].lost):
-            return True
-    return False
 
 
 cdef inline void break_if_lost(QueueState *queue) noexcept nogil:

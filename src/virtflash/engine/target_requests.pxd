@@ -21,6 +21,8 @@ from virtflash.engine.block_request cimport iov_advance
 from virtflash.engine.blocking_io cimport keep_lifetime
 from virtflash.engine.completion cimport RETRY_LIMIT, complete_well, complete_with_error, must_sync_now
 from virtflash.engine.delayed_slots cimport delay
+from virtflash.engine.memory_table cimport table_lost
+from virtflash.engine.sigbus_guard cimport guard_loss_count
 from virtflash.engine.state cimport (
     OP_DISCARD,
     OP_LIFETIME,
@@ -40,7 +42,7 @@ from virtflash.engine.state cimport (
     Slot,
 )
 from virtflash.engine.submission cimport injected_error, issue
-from virtflash.engine.system cimport EAGAIN, EINTR, EIO, monotonic_ns
+from virtflash.engine.system cimport EAGAIN, EFAULT, EINTR, EIO, monotonic_ns
 from virtflash.engine.virtio cimport RANGE_FLAG_UNMAP, SECTOR_BYTES
 
 cdef enum:
@@ -95,16 +97,26 @@ cdef inline bint is_gentle(const ReactorState *reactor, const Slot *slot) noexce
     return reactor.critical_count and not slot.queue.binding.critical
 
 
+cdef inline int32_t transfer(Target *target, Slot *slot, uint64_t bytes) noexcept nogil:
+    """From or to guest memory. -EFAULT: that is no longer there, and zeroes were in its place."""
+    cdef uint32_t losses = guard_loss_count()
+    cdef uint64_t sector = slot.offset // SECTOR_BYTES
+    cdef int32_t result
+    if slot.operation == OP_READ:
+        result = target.read(target.self, sector, slot.iov, slot.iov_count, bytes)
+    else:
+        result = target.write(target.self, sector, slot.iov, slot.iov_count, bytes)
+    return -EFAULT if guard_loss_count() != losses and table_lost(slot.use.table) else result
+
+
 cdef inline int32_t call_target(Target *target, Slot *slot) noexcept nogil:
     """The next call of a request."""
     cdef uint64_t part = GENTLE_PART_BYTES if target.gentle else TRANSFER_PART_BYTES
     cdef uint64_t bytes = slot.remaining if slot.remaining < part else part
     if slot.stage == STAGE_FLUSH:
         return target.flush(target.self)
-    if slot.operation == OP_READ:
-        return target.read(target.self, slot.offset // SECTOR_BYTES, slot.iov, slot.iov_count, bytes)
-    if slot.operation == OP_WRITE:
-        return target.write(target.self, slot.offset // SECTOR_BYTES, slot.iov, slot.iov_count, bytes)
+    if slot.operation == OP_READ or slot.operation == OP_WRITE:
+        return transfer(target, slot, bytes)
     return ask_lifetime(target, slot) if slot.operation == OP_LIFETIME else change_target(target, slot)
 
 
