@@ -4,7 +4,7 @@ import ctypes
 import os
 from typing import Any
 
-MORE, SYNC = 0x10000, 0x10001
+MORE, SYNC, ROOM = 0x10000, 0x10001, 0x10003
 
 
 class _Iovec(ctypes.Structure):
@@ -45,37 +45,43 @@ class _Target(ctypes.Structure):
 
 
 class TargetCalls:
-    """`caller`: the owner that calls are made for."""
+    """`caller`: the owner that calls are made for. `most`: programs and erases that one call of these began at most."""
 
-    def __init__(self, target: Any, caller: int = 0) -> None:
-        self.kept = target
+    def __init__(self, target: Any, caller: int = 0, *, gentle: bool = False) -> None:
+        self.kept, self.gentle, self.most = target, gentle, 0
         get = ctypes.pythonapi.PyCapsule_GetPointer
         get.argtypes, get.restype = (ctypes.py_object, ctypes.c_char_p), ctypes.c_void_p
         self.target = _Target.from_address(get(target.capsule, b"virtflash.backing.Target"))
         self.caller = caller
 
-    def _done(self, result: int) -> int:
+    def _call(self, function: Any, *arguments: Any) -> int:
+        self.target.caller, self.target.gentle = self.caller, self.gentle
+        before = self.target.operations(self.target.own)
+        result = int(function(self.target.own, *arguments))
+        self.most = max(self.most, self.target.operations(self.target.own) - before)
         if result < 0:
             raise OSError(-result, os.strerror(-result))
         return result
 
     def write(self, sector: int, data: bytes) -> None:
         while data:
-            self.target.caller = self.caller
             piece = _Iovec(ctypes.cast(data, ctypes.c_void_p), len(data))
-            taken = self._done(self.target.write(self.target.own, sector, ctypes.byref(piece), 1, len(data)))
+            taken = self._call(self.target.write, sector, ctypes.byref(piece), 1, len(data))
+            taken = 0 if taken == ROOM else taken
             sector, data = sector + taken // 512, data[taken:]
 
     def change(self, kind: int, sector: int, sectors: int) -> None:
         progress, result = _Progress(), MORE
-        while result == MORE:
-            self.target.caller = self.caller
-            call = self.target.change(self.target.own, kind, sector, sectors, ctypes.byref(progress))
-            result = self._done(call)
+        while result in (MORE, ROOM):
+            result = self._call(self.target.change, kind, sector, sectors, ctypes.byref(progress))
 
     def flush(self) -> None:
-        self.target.caller = self.caller
-        self._done(self.target.flush(self.target.own))
+        while self._call(self.target.flush) in (MORE, ROOM):
+            assert self.gentle
 
     def programmed(self, owner: int) -> int:
         return int(self.target.programmed(self.target.own, owner))
+
+    def busy_ns(self) -> int:
+        """Until when the real part would be at work, on the monotonic clock; 0: it takes no time."""
+        return int(self.target.busy_ns(self.target.own))

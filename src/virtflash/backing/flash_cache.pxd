@@ -1,6 +1,6 @@
 """Reads and writes of emulated storage: between guest buffers, the write cache and the translation layer.
 
-A result is that of a `Target`'s calls: bytes or 0, -errno, TARGET_MORE or TARGET_SYNC.
+A result is that of a `Target`'s calls: bytes or 0, -errno, TARGET_MORE, TARGET_SYNC or TARGET_ROOM.
 """
 
 from libc.errno cimport EIO, ENODATA, ENOSPC, EROFS
@@ -10,7 +10,7 @@ from posix.uio cimport iovec
 
 from virtflash.backing.flash_state cimport SECTOR_SHIFT, FlashState
 from virtflash.backing.iovec_cursor cimport Cursor, gather, here, left_in_piece, scatter
-from virtflash.backing.target cimport TARGET_MORE, TARGET_SYNC
+from virtflash.backing.target cimport TARGET_MORE, TARGET_ROOM, TARGET_SYNC
 from virtflash.backing.write_cache cimport (
     CACHE_NOWHERE,
     cache_add,
@@ -28,6 +28,7 @@ from virtflash.ftl.translation cimport FTL_MORE, FTL_NO_ROOM, FTL_SYNC, ftl_flus
 
 cdef enum:
     LOOKED_MOST = 256  # units in the cache, for a frame of one owner's
+    GENTLE_FRAMES = 4  # moved for room in one call, where somebody else is not to wait
     PART_BYTES = 1048576  # of one call, so that a guest that asks for much does not keep the thread for long
 
 
@@ -39,8 +40,15 @@ cdef inline int32_t as_result(int status) noexcept nogil:
     return -ENOSPC if status == FTL_NO_ROOM else status
 
 
+cdef inline bint took_bytes(int32_t result) noexcept nogil:
+    """Of a read or write: is it a number of bytes?"""
+    return result > 0 and result != TARGET_SYNC and result != TARGET_ROOM
+
+
 cdef inline void begin_call(FlashState *state) noexcept nogil:
     state.ftl.ready_ns = 0
+    state.ftl.step_limit = GENTLE_FRAMES if state.target.gentle else 0
+    state.evicted = False
     state.ftl.caller = state.target.caller
     state.chip_now_ns[0] = state.target.now_ns
 
@@ -52,15 +60,6 @@ cdef inline void end_call(FlashState *state, uint64_t cached_bytes) noexcept nog
         state.ready_ns = max(state.ftl.ready_ns, state.bus_free_ns)
     else:
         state.ready_ns = state.ftl.ready_ns
-
-
-cdef inline int write_units(
-    FlashState *state, uint32_t count, const uint32_t *units, char **data, bint small
-) noexcept nogil:
-    cdef int status = ftl_write(state.ftl, count, units, data, small)
-    while status == FTL_MORE:
-        status = ftl_write(state.ftl, count, units, data, small)
-    return status
 
 
 cdef inline bint may_join(const FlashState *state, uint32_t place, uint32_t unit) noexcept nogil:
@@ -83,14 +82,16 @@ cdef inline uint32_t oldest_of(FlashState *state, uint32_t writer, uint32_t *uni
 
 
 cdef inline int32_t evict(FlashState *state, uint32_t writer) noexcept nogil:
-    """Move the oldest frame of the cache to the flash, of what somebody has written. What cannot be moved stays."""
+    """Move the oldest frame of the cache to the flash, of what somebody has written. What cannot be moved stays.
+    TARGET_ROOM: gently, so did it."""
     cdef uint32_t units[FRAME_UNITS_MAX]
     cdef char *data[FRAME_UNITS_MAX]
     cdef uint32_t count = oldest_of(state, writer, units, data)
     cdef uint32_t i
-    cdef int status = write_units(state, count, units, data, count < state.frame_units)
+    cdef int status = ftl_write(state.ftl, count, units, data, count < state.frame_units)
+    state.evicted = True
     if status:
-        return as_result(status)
+        return TARGET_ROOM if status == FTL_MORE else as_result(status)
     for i in range(count):
         cache_drop(&state.cache, units[i])
     state.counters.evicted_units += count
@@ -111,10 +112,25 @@ cdef inline int32_t flush_cache(FlashState *state) noexcept nogil:
             return TARGET_MORE
     while result == 0:
         result = as_result(ftl_flush(state.ftl))
-        if result != TARGET_MORE:
+        if result != TARGET_MORE or state.target.gentle:
             break
         result = 0
     return -EIO if result == -EROFS else result
+
+
+cdef inline int32_t flush_whole(FlashState *state) noexcept nogil:
+    """Without a cache, nothing completes before it is safe: however long that takes, it is one call."""
+    cdef int32_t result = flush_cache(state)
+    while result == TARGET_MORE or result == TARGET_ROOM:
+        result = flush_cache(state)
+    return result
+
+
+cdef inline int32_t make_vacant(FlashState *state) noexcept nogil:
+    """Room for one more unit in a cache that is full. Gently, it is once in a call."""
+    if state.evicted and state.target.gentle:
+        return TARGET_ROOM
+    return evict(state, 0)
 
 
 cdef inline int32_t merge(FlashState *state, uint32_t unit, char *data) noexcept nogil:
@@ -138,7 +154,7 @@ cdef inline int32_t unit_to_write(
         cache_note_writer(&state.cache, data[0], state.ftl.caller)
         return 0
     if cache_is_full(&state.cache):
-        result = evict(state, 0)
+        result = make_vacant(state)
         if result:
             return result
     data[0] = cache_add(&state.cache, unit, state.ftl.caller)

@@ -3,11 +3,12 @@
 from libc.errno cimport EINVAL, EROFS
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from virtflash.backing.flash_cache cimport as_result, flush_cache, put
+from virtflash.backing.flash_cache cimport as_result, flush_whole, put
 from virtflash.backing.flash_state cimport SECTOR_SHIFT, FlashState
 from virtflash.backing.target cimport (
     TARGET_DISCARD,
     TARGET_MORE,
+    TARGET_ROOM,
     TARGET_SECURE_ERASE,
     TARGET_SYNC,
     TARGET_UNMAP_ZEROES,
@@ -107,7 +108,7 @@ cdef inline int32_t write_zeroes(
     """Zeroes that are mapped: space that is provisioned stays so."""
     cdef uint64_t left = (sectors << SECTOR_SHIFT) - progress.done
     cdef int32_t result = put(state, (sector << SECTOR_SHIFT) + progress.done, NULL, min(left, ZERO_BYTES))
-    if result < 0 or result == TARGET_SYNC:
+    if result < 0 or result == TARGET_SYNC or result == TARGET_ROOM:
         return result
     progress.done += <uint64_t>result
     return TARGET_MORE if <uint64_t>result < left else 0
@@ -154,7 +155,7 @@ cdef inline int32_t change_range(
         result = erase_securely(state, sector, sectors, progress)
     else:
         return -EINVAL
-    return flush_cache(state) if result == 0 and not state.cache_on else result
+    return flush_whole(state) if result == 0 and not state.cache_on else result
 
 
 cdef inline int32_t sanitize(FlashState *state, uint64_t *step) noexcept nogil:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TICK_SECONDS = 10.0
 ROUND_SECONDS = 86400.0  # in which the patrol has read all that nobody else reads
 FRAMES_AT_ONCE = 8  # between two turns of those who wait
-BLOCKS_AT_ONCE = 4  # erased between two turns
+BLOCKS_AT_ONCE = 1  # erased between two turns
 REFRESH_SHARE = 0.6  # of the ECC's strength, for data that is only old; reads mark their blocks at 75 %
 
 

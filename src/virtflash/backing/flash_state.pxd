@@ -45,6 +45,7 @@ cdef struct FlashState:
     bint cache_on  # off: a write is in the flash, and safe there, when it completes
     bint read_only  # nothing is changed, and no work done
     bint background  # work is done ahead of need
+    bint evicted  # by the running call: a frame of the cache
     char *scratch  # a unit of it
     Device *device  # the emulated chip
     uint64_t *chip_now_ns  # the clock of the emulated chip, which is told ours

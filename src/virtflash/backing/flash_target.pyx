@@ -15,9 +15,10 @@ from virtflash.backing.flash_cache cimport (
     begin_call,
     end_call,
     flush_cache,
+    flush_whole,
     get,
     put,
-    write_units,
+    took_bytes,
 )
 from virtflash.backing.flash_change cimport change_range, refuses_writes, sanitize
 from virtflash.backing.flash_lifetime cimport lifetime_of
@@ -37,6 +38,7 @@ from virtflash.backing.target cimport (
 from virtflash.backing.wear_ledger cimport distribute, programmed_by
 from virtflash.backing.write_cache cimport cache_data, cache_drop, cache_find, cache_free, cache_make
 from virtflash.engine.atomics cimport exchange_u32, load_relaxed_u32
+from virtflash.engine.system cimport monotonic_ns
 from virtflash.flash.ageing cimport pass_time
 from virtflash.flash.device cimport Device
 from virtflash.flash.emulated cimport EmulatedFlash
@@ -54,10 +56,12 @@ from virtflash.ftl.translation cimport (
     ftl_sync_begins,
     ftl_synced,
     ftl_work,
+    ftl_write,
 )
 
 import os
 from functools import partial
+from time import sleep
 
 from virtflash.ftl.translation import owners_by_block
 
@@ -89,8 +93,8 @@ cdef int32_t write_part(FlashState *state, uint64_t sector, const iovec *iov, ui
     cursor.piece, cursor.within = iov, 0
     begin_call(state)
     result = put(state, sector << SECTOR_SHIFT, &cursor, min(bytes, PART_BYTES))
-    if result > 0 and result != TARGET_SYNC:
-        flushed = 0 if state.cache_on else flush_cache(state)
+    if took_bytes(result):
+        flushed = 0 if state.cache_on else flush_whole(state)
         end_call(state, <uint64_t>result)
     return flushed if flushed else result
 
@@ -110,7 +114,7 @@ cdef int32_t target_write(
 ) noexcept nogil:
     cdef FlashState *state = <FlashState *>self
     cdef int32_t result = write_part(state, sector, iov, bytes)
-    if result > 0 and result != TARGET_SYNC:
+    if took_bytes(result):
         state.counters.bytes_written += <uint64_t>result
     return result
 
@@ -241,6 +245,7 @@ cdef struct Request:
     Device *chip
     Care *care
     int32_t result
+    uint64_t busy_ns  # until when the real part would be at work
 
 
 cdef int32_t write_reliably(FlashState *state, Request *request) noexcept nogil:
@@ -250,13 +255,13 @@ cdef int32_t write_reliably(FlashState *state, Request *request) noexcept nogil:
     cdef char *data
     cdef int status
     cdef int32_t taken = write_part(state, request.sector, &request.piece, request.piece.iov_len)
-    if taken <= 0 or taken == TARGET_SYNC:
+    if not took_bytes(taken):
         return taken
     end = <uint32_t>((request.sector * SECTOR_BYTES + <uint64_t>taken - 1) // state.unit_bytes) + 1
     while unit < end:
         data = cache_find(&state.cache, unit)
         if data != NULL:
-            status = write_units(state, 1, &unit, &data, True)
+            status = ftl_write(state.ftl, 1, &unit, &data, True)
             if status:
                 return as_result(status)
             cache_drop(&state.cache, unit)
@@ -275,7 +280,7 @@ cdef void keep_partly(FlashState *state, uint32_t unit, char *data, uint64_t *ra
     for i in range(state.unit_sectors):
         if chosen >> (i % 64) & 1:
             memcpy(mixed + i * SECTOR_BYTES, data + i * SECTOR_BYTES, SECTOR_BYTES)
-    write_units(state, 1, &unit, &mixed, True)
+    ftl_write(state.ftl, 1, &unit, &mixed, True)
 
 
 cdef void lose_power(FlashState *state, uint64_t random) noexcept nogil:
@@ -291,7 +296,7 @@ cdef void lose_power(FlashState *state, uint64_t random) noexcept nogil:
         unit, data = state.cache.place[at].unit, cache_data(&state.cache, at)
         fate = draw(&random) % 4
         if fate == 0:
-            write_units(state, 1, &unit, &data, True)
+            ftl_write(state.ftl, 1, &unit, &data, True)
         elif fate == 1:
             keep_partly(state, unit, data, &random)
         cache_drop(&state.cache, unit)
@@ -374,7 +379,7 @@ cdef void perform(void *argument) noexcept nogil:
     cdef FlashState *state = request.state
     state.target.gentle = False
     state.target.now_ns = 0  # whoever asks here waits for no real part; the chip looks at the clock itself
-    state.target.caller = state.ftl.caller = 0
+    state.target.caller = state.ftl.caller = state.ftl.step_limit = 0
     if request.call == CALL_READ:
         request.result = read_part(state, request.sector, &request.piece, request.piece.iov_len)
     elif request.call == CALL_WRITE:
@@ -389,6 +394,7 @@ cdef void perform(void *argument) noexcept nogil:
         request.result = sanitize(state, &request.progress.stage)
     else:
         perform_rare(request)
+    request.busy_ns = target_busy_ns(state)
 
 
 cdef class FlashTarget:
@@ -501,6 +507,14 @@ cdef class FlashTarget:
             raise OSError(EIO, "an earlier sync of the image failed")
         return 0
 
+    cdef int _take_turn(self, const Request *request) except -1:
+        """After a part of something long, and while it is served: not to pile parts up on the real part, where others'
+        requests would wait for all of them."""
+        cdef uint64_t now = monotonic_ns()
+        if self.owner is not None and request.busy_ns > now:
+            sleep((request.busy_ns - now) / 1e9)  # nothing tells when it would be done: it is only emulated
+        return 0
+
     cdef int _run(self, int call, Request *request) except -1:
         """Until all of it is done. Other requests have their turn in between."""
         while True:
@@ -509,6 +523,7 @@ cdef class FlashTarget:
                 self._sync()
             elif request.result != TARGET_MORE:
                 return 0
+            self._take_turn(request)
 
     cdef int _transfer(self, int call, uint64_t sector, const void *data, uint64_t bytes) except -1:
         cdef Request request
@@ -520,6 +535,7 @@ cdef class FlashTarget:
             if request.result == TARGET_SYNC:
                 self._sync()
                 continue
+            self._take_turn(&request)
             request.sector += <uint64_t>request.result >> SECTOR_SHIFT
             request.piece.iov_base = <char *>request.piece.iov_base + request.result
             request.piece.iov_len -= <size_t>request.result
@@ -620,6 +636,7 @@ cdef class FlashTarget:
         care.frames, care.first_block, care.blocks = frames, first_block, blocks
         request.care = &care
         self._run(CALL_CARE, &request)
+        self._take_turn(&request)
         return bool(care.round_ended)
 
     def set_owners(self, uint64_t granule_sectors, owners not None, bint isolated=False):

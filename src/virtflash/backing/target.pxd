@@ -12,6 +12,7 @@ cdef enum:
     TARGET_MORE = 0x10000  # of `change`: a part is done, call again with the same arguments
     TARGET_SYNC = 0x10001  # nothing was done: sync the image, tell `synced`, call again (a host disk is behind on what
     # the flash must not lose before it erases)
+    TARGET_ROOM = 0x10003  # nothing was taken, but room was made: call again, when others had their turn; only gently
 
 cdef enum:
     TARGET_DISCARD
@@ -45,7 +46,8 @@ cdef struct Target:
     # complete no earlier; work is not called before.
     uint64_t (*ready_ns)(void *self) noexcept nogil
     uint64_t now_ns  # written by the owner before each batch of calls: its monotonic clock
-    bint gentle  # written with it: somebody else is not to wait; a flush does one frame and answers TARGET_MORE
+    bint gentle  # written with it: somebody else is not to wait. A call does little: a flush one frame (TARGET_MORE),
+    # and where room has to be made first, some of that (TARGET_ROOM)
     # When all that was begun would be done on the real part, on the monotonic clock; NULL: it takes no time.
     uint64_t (*busy_ns)(void *self) noexcept nogil
     uint64_t (*operations)(void *self) noexcept nogil  # programs and erases so far; NULL: nobody counts

@@ -9,6 +9,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from virtflash.backing.target cimport (
     TARGET_DISCARD,
     TARGET_MORE,
+    TARGET_ROOM,
     TARGET_SECURE_ERASE,
     TARGET_SYNC,
     TARGET_UNMAP_ZEROES,
@@ -286,6 +287,8 @@ cdef inline bint take_result(ReactorState *reactor, Slot *slot, int32_t result) 
     """True: call again, for the stage that it is in now. False: it was answered, or waits."""
     if result == TARGET_SYNC:
         return make_room(reactor, slot)
+    if result == TARGET_ROOM:
+        return after_part(reactor, slot)
     if (result == -EAGAIN or result == -EINTR) and slot.retries < RETRY_LIMIT:
         slot.retries += 1
         return True

@@ -320,13 +320,18 @@ cdef inline bint is_outdated(const Ftl *ftl) noexcept nogil:
 
 
 cdef inline int checkpoint_now(Ftl *ftl, bint clean) noexcept nogil:
-    """A whole checkpoint, here and now. 0, or why not; FTL_SYNC: call again after a sync."""
+    """A whole checkpoint, here and now. 0, or why not; FTL_SYNC: call again after a sync; FTL_MORE: so many of its
+    frames were written as one call may."""
+    cdef uint32_t steps = 0
     cdef int result = 0
     if clean:
         close_lanes(ftl)  # nobody could tell whose they were
     if ftl.checkpoint.state == CHECKPOINT_IDLE or (clean and is_outdated(ftl)):
         begin_checkpoint(ftl)
     while ftl.checkpoint.state == CHECKPOINT_SLICES and not result:
+        if ftl.step_limit and steps == ftl.step_limit:
+            return 0x10000
+        steps += 1
         result = write_slice(ftl)
     if result:
         return result

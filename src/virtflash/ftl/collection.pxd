@@ -50,6 +50,7 @@ cdef enum:
     LOW_MARGIN = 2  # with so few free ones beyond the reserved, each frame of the host pays for some collection
     WORTH_MOST = 8  # of a block of the owner who writes, one part in so many is free: else all blocks are looked at
     READ_ATTEMPTS = 3
+    COLLECT_MORE = 0x10000  # as FTL_MORE
 
 
 cdef inline uint32_t slc_data_blocks(const Ftl *ftl) noexcept nogil:
@@ -402,6 +403,8 @@ cdef inline int move_paced(Ftl *ftl) noexcept nogil:
     """A few frames of whatever is being moved."""
     cdef uint32_t pace = collection_pace(ftl) if ftl.move.why == MOVE_COLLECT else 1
     cdef int result = 0
+    if ftl.step_limit and pace > ftl.step_limit:
+        pace = ftl.step_limit
     while ftl.move.why != MOVE_NONE and pace and not result:
         result = move_frame(ftl)
         pace -= 1
@@ -409,9 +412,14 @@ cdef inline int move_paced(Ftl *ftl) noexcept nogil:
 
 
 cdef inline int collect_now(Ftl *ftl, uint32_t owner) noexcept nogil:
-    """Free blocks are at their least: collect until that is over. 0; -EROFS: there is nothing to gain anywhere."""
+    """Free blocks are at their least: collect until that is over. 0; -EROFS: there is nothing to gain anywhere;
+    COLLECT_MORE: so many frames were moved as one call may."""
+    cdef uint32_t steps = 0
     cdef int result
     while ftl.free_blocks <= reserved_blocks(ftl):
+        if ftl.step_limit and steps == ftl.step_limit:
+            return COLLECT_MORE
+        steps += 1
         if ftl.move.why == MOVE_NONE:
             choose_collection(ftl, owner)
         if ftl.move.why == MOVE_NONE:

@@ -220,6 +220,7 @@ cdef struct Ftl:
     uint32_t writer  # owner of the last write
     uint32_t caller  # owner of the running call
     uint32_t cause
+    uint32_t step_limit  # frames that one call may move to make room, before FTL_MORE; 0: any number
     uint64_t ready_ns  # the latest of the chip's operations since it was set to 0
     char *frame_buffer
     char *padding  # a unit of it

@@ -33,12 +33,13 @@ cdef class Translation:
 
 # `length` bytes at `offset` of one unit; what is not mapped reads as zeroes.
 cdef int ftl_read(Ftl *ftl, uint32_t unit, uint32_t offset, uint32_t length, char *into) noexcept nogil
+# FTL_MORE, where the caller has set `step_limit`: room was made, nothing written yet; call again.
 # Up to a frame of units, atomic each, `data[i]` of unit_bytes. `small`: a few units that a flush must make safe; they
 # go where they cost least (SLC pages). With as many as a frame takes, pass False.
 cdef int ftl_write(Ftl *ftl, uint32_t count, const uint32_t *units, char **data, bint small) noexcept nogil
 cdef bint ftl_is_mapped(const Ftl *ftl, uint32_t unit) noexcept nogil
 cdef int ftl_trim(Ftl *ftl, uint32_t first, uint32_t count) noexcept nogil
-# What was written and trimmed before survives a power cut from now on.
+# What was written and trimmed before survives a power cut from now on. FTL_MORE: as ftl_write.
 cdef int ftl_flush(Ftl *ftl) noexcept nogil
 # Trim, and erase every copy that is on the medium, stale ones too. `step`: 0 at first, kept by the caller. FTL_MORE.
 cdef int ftl_secure_trim(Ftl *ftl, uint32_t first, uint32_t count, uint64_t *step) noexcept nogil
