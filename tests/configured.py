@@ -28,7 +28,7 @@ metrics_file = "virtflash.prom"
 [flash.emmc0]
 kind = "emmc"
 path = "emmc0.vflash"
-capacity = "96 MiB"
+capacity = {capacity}
 """
 VOLUME = """
 [volume.{name}]
@@ -39,22 +39,24 @@ socket = "{name}.sock"
 
 
 class Configured:
-    """`directory` holds the configuration and its image, a new eMMC of 96 MiB."""
+    """`directory` holds the configuration and its image, a new eMMC of so many bytes."""
 
-    def __init__(self, directory: Path, volumes: dict[str, str], more: str = "", flash: str = "") -> None:
+    def __init__(
+        self, directory: Path, volumes: dict[str, str], more: str = "", flash: str = "", *, capacity: int = CAPACITY
+    ) -> None:
         """`volumes`: name, then size, or size and further lines; `flash`: further lines of its section."""
-        self.directory, self.path = directory, directory / "virtflash.toml"
+        self.directory, self.path, self.capacity = directory, directory / "virtflash.toml", capacity
         create_flash(
             directory / "emmc0.vflash",
             "automotive-tlc-emmc",
-            capacity_bytes=CAPACITY,
+            capacity_bytes=capacity,
             over_provisioning=80 if "blocks" in flash else None,
             seed=5,
         )
         self.write(volumes, more, flash)
 
     def write(self, volumes: dict[str, str], more: str = "", flash: str = "") -> None:
-        sections = [SERVER + flash]
+        sections = [SERVER.format(capacity=self.capacity) + flash]
         for name, what in volumes.items():
             size, _, lines = what.partition("\n")
             sections.append(VOLUME.format(name=name, size=size) + lines + "\n")
