@@ -146,7 +146,8 @@ class Operation:
 
 
 def refuse_nothing(given: dict[str, object]) -> None:
-    """OperatorError: a limit of nothing, at which requests would wait for ever."""
+    """OperatorError: a limit or a burst of nothing, at which requests would wait for ever."""
     for key, value in given.items():
         if value == 0:
-            raise OperatorError(f"{key}: nothing at all would pass; give null for no limit")
+            instead = "the usual burst" if key.endswith("_burst") else "no limit"
+            raise OperatorError(f"{key}: nothing at all would pass; give null for {instead}")

@@ -142,7 +142,7 @@ class FakeOperator(Operator):
 
     def limits(self, name: str, change: NewLimits) -> Limits:
         self.asked.append(("limits", name, change))
-        return Limits(iops=500, wear_budget=20 * 10**9)
+        return Limits(iops=500, iops_burst=50, wear_budget=20 * 10**9)
 
     def wear(self, name: str | None = None) -> list[WearStatus]:
         self.asked.append(("wear", name))
