@@ -12,7 +12,7 @@ from typing import Any, Self
 import pytest
 from configured import Configured
 from requirements import unavailable
-from unit_sandbox import SandboxedProcess
+from unit_sandbox import SandboxedProcess, has_namespaces
 from unit_settings import METRICS_ADDRESS, SERVICE, UnitSettings
 from watched_server import LOUD
 
@@ -58,6 +58,27 @@ def test_what_is_forbidden_is_refused(what: str, tmp_path: Path) -> None:
     assert status == 1
     assert told in log
     assert refused[call] == 1
+
+
+# What there is not, and how one is told.
+ABSENT = {
+    "a place to write": ("open('{outside}/f', 'w')", "Read-only file system"),
+    "a setting of the kernel": ("open('/proc/sys/kernel/hostname', 'w')", "Read-only file system"),
+    "a device": ("open('/dev/fuse')", "No such file"),
+    "a process of somebody else": ("open('/proc/1/status')", "No such file"),
+    "a network": ("import os; assert len(os.listdir('/proc/self/net/dev_snmp6')) > 1", "AssertionError"),
+}
+
+
+@pytest.mark.parametrize("what", ABSENT)
+def test_what_is_not_there_is_not_found(what: str, tmp_path: Path) -> None:
+    if not has_namespaces():
+        unavailable("namespaces of mounts and network cannot be had here")
+    code, told = ABSENT[what]
+    (tmp_path / "own").mkdir()
+    status, log, _ = ended(code.format(outside=tmp_path), tmp_path / "own")
+    assert status == 1
+    assert told in log
 
 
 def test_what_is_usual_is_not(tmp_path: Path) -> None:
@@ -108,7 +129,7 @@ class Unit:
 
     def __enter__(self) -> Self:
         self.systemd = Systemd(self.configured.directory)
-        command = [PROGRAM, "serve", self.configured.path]
+        command: list[str | Path] = [PROGRAM, "serve", self.configured.path]
         self.sandboxed = SandboxedProcess(self.settings, command, self.log, self.systemd.environment)
         return self
 
@@ -253,7 +274,7 @@ def test_an_image_is_served_too(io: str, tmp_path: Path) -> None:
     """What a drop-in for a real block device will need of the filter."""
     image, path, log = tmp_path / "disk.img", tmp_path / "s", tmp_path / "log"
     image.write_bytes(bytes(16 * MIB))
-    command = [PROGRAM, "serve", "--image", image, "--socket", path, "--io", io]
+    command: list[str | Path] = [PROGRAM, "serve", "--image", image, "--socket", path, "--io", io]
     with SandboxedProcess(UnitSettings(), command, log) as sandboxed:
         assert sandboxed.process.stdout is not None
         assert "serves" in sandboxed.process.stdout.readline()

@@ -3,12 +3,14 @@
 One filter of system calls stands for SystemCallFilter and for what systemd makes filters of as well: of memory that is
 written and run, of address families, namespaces, real-time scheduling, set-user-id modes and personality. What it does
 not let through is answered as systemd would have it answered, and noted. Limits, umask, groups, no_new_privs and the
-(empty) set of capabilities besides. Not here: mounts, devices, the network's namespace, the user.
+(empty) set of capabilities besides. Where namespaces can be had: nothing to write to but the service's own directory,
+few devices, no processes of others, no network. Not here: the user, and a /tmp and a /home of its own.
 """
 
 import ctypes
 import errno
 import fcntl
+import functools
 import json
 import os
 import select
@@ -26,7 +28,7 @@ from types import TracebackType
 from typing import Self
 
 import pytest
-from requirements import unavailable
+from requirements import require, unavailable
 from unit_settings import UnitSettings
 
 SCRIPT = Path(__file__).with_name("enter_sandbox.py")
@@ -87,7 +89,24 @@ def modes_without_suid() -> dict[str, Alternatives]:
     return {**conditions, "openat2": []}
 
 
-def rules(settings: UnitSettings) -> dict[str, object]:
+@functools.cache
+def has_namespaces() -> bool:
+    """Of mounts and network, for this user."""
+    require("unshare")
+    command = ["unshare", "--mount", "--net", "mount", "-t", "proc", "-o", "hidepid=invisible", "proc", "/proc"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def namespaces(settings: UnitSettings, directory: Path) -> dict[str, object] | None:
+    """`directory` stands for the service's StateDirectory and RuntimeDirectory. None: they cannot be had here."""
+    assert settings.last("ProtectSystem") == "strict" and settings.last("ProtectProc") == "invisible"
+    assert settings.says("PrivateDevices") and settings.says("ProtectKernelTunables")
+    if not has_namespaces():
+        return None
+    return {"writable": [str(directory)], "network": not settings.says("PrivateNetwork")}
+
+
+def rules(settings: UnitSettings, directory: Path) -> dict[str, object]:
     """What enter_sandbox takes."""
     assert settings.all("CapabilityBoundingSet") == settings.all("AmbientCapabilities") == []
     assert settings.says("NoNewPrivileges") and settings.last("SystemCallArchitectures") == "native"
@@ -97,6 +116,8 @@ def rules(settings: UnitSettings) -> dict[str, object]:
         "calls": {call: conditions.get(call, ALWAYS) for call in sorted(settings.allowed_calls())},
         "limits": {name: number(text) for name, text in limits.items()},
         "umask": int(settings.last("UMask"), 8),
+        "namespaces": namespaces(settings, directory),
+        "no_new_code": settings.says("MemoryDenyWriteExecute"),
     }
 
 
@@ -141,14 +162,20 @@ class Refused(threading.Thread):
 
 
 class SandboxedProcess:
-    """A context manager. Leaving it kills what still runs. `log`: where its standard error goes."""
+    """A context manager. Leaving it kills what still runs. `log`: of its errors, in the directory that it may write."""
 
     def __init__(
         self, settings: UnitSettings, command: Sequence[str | Path], log: Path, environment: Mapping[str, str] = {}
     ) -> None:
         seccomp_library()
         ours, theirs = socket.socketpair()
-        words = [sys.executable, str(SCRIPT), json.dumps(rules(settings)), str(theirs.fileno()), *map(str, command)]
+        words = [
+            sys.executable,
+            str(SCRIPT),
+            json.dumps(rules(settings, log.parent)),
+            str(theirs.fileno()),
+            *map(str, command),
+        ]
         with ours, theirs, log.open("w") as errors:
             self.process = subprocess.Popen(
                 words,
