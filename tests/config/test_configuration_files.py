@@ -253,6 +253,17 @@ TOGETHER: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
             "16: [volume.radio] size: a size is written like",
         ],
     ),
+    "names that would begin a line, or move a terminal's cursor": (
+        [("[volume.radio]", '[volume."ra\\ndio"]'), ('flash = "emmc0"\nsize = "1', 'flash = "\\u001b[H"\nsize = "1')],
+        [
+            "14: [volume.ra\\ndio]: a name is up to",
+            "15: [volume.ra\\ndio] flash: there is no [flash.\\x1b[H]; there are",
+        ],
+    ),
+    "the same twice in one line": (
+        [("[[health.rule]]", "[health]\nrule = [1, 2]\n[server.x]")],
+        ["21: [health.rule]: a table is expected here", "22: [server] x: there is no such key"],
+    ),
     "unknown keys in one line": (
         [('io = "auto"', "xyz = { a = 1 }\n")],
         ["2: [server] xyz: there is no such key; there are: log_level"],

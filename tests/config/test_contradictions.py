@@ -1,10 +1,12 @@
 """Any mixture of mistakes in keys and between them, against a model of what is to be told."""
 
+import json
 import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,3 +110,36 @@ def test_the_model_knows_paths_as_the_reader_does() -> None:
     for text, meant in (written for written in PATHS + SOCKETS if isinstance(written[1], str)):
         assert text is not None
         assert posixpath.normpath(text.strip('"')) == meant
+
+
+# Tables of any shape
+
+WORDS = """server sever flash flahs volume volumes health rule emmc0 a kind path capacity size sise socket wear_budget
+    when_spent sensor above control iops_burst"""
+KEYS = st.sampled_from(WORDS.split()) | st.text(max_size=3)
+TEXTS = st.sampled_from(["", "x", "8 GiB", "emmc0", "alarm", "emmc0.wear", "a\nb"])
+SCALARS = st.integers(-1, 2) | st.booleans() | TEXTS
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=20,
+)
+
+
+def toml(value: object) -> str:
+    match value:
+        case dict():
+            return f"{{{', '.join(f'{json.dumps(key)} = {toml(inner)}' for key, inner in value.items())}}}"
+        case list():
+            return f"[{', '.join(map(toml, value))}]"
+    return json.dumps(value)
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=4))
+def test_whatever_the_tables_are_each_mistake_is_one_line(tables: dict[str, object]) -> None:
+    text = "\n".join(f"{json.dumps(key)} = {toml(value)}" for key, value in tables.items())
+    with pytest.raises(ConfigurationError) as raised:
+        parse_configuration(text, "car.toml")
+    problems = raised.value.problems
+    assert problems and all(problem.isprintable() for problem in problems)
+    assert len(set(problems)) == len(problems)

@@ -59,7 +59,8 @@ def parse_configuration(text: str, where: str) -> Configuration:
     for path, problem in contradictions(configuration):
         reading.complain(path, problem)
     if reading.problems:
-        raise ConfigurationError([text for _, text in sorted(reading.problems, key=lambda problem: problem[0])])
+        in_order = sorted(reading.problems, key=lambda problem: problem[0])
+        raise ConfigurationError(list(dict.fromkeys(text for _, text in in_order)))
     return configuration
 
 
@@ -85,7 +86,7 @@ class Reading:
         """Of what is not in the file, the line of the table that should have it."""
         known = next((path[:length] for length in range(len(path), 0, -1) if path[:length] in self._lines), ())
         line = self._lines.get(known, 1)
-        self.problems.append((line, f"{self._where}:{line}: {shown(path)}: {problem}"))
+        self.problems.append((line, in_one_line(f"{self._where}:{line}: {shown(path)}: {problem}")))
 
     def section(self, cls: type[Section], table: object, path: key_lines.Path) -> Any:
         """As far as it can be read. UNSET: something is wrong with this field, and noted."""
@@ -201,6 +202,11 @@ def problem_of(error: str, kind: Any, written: object) -> str:
 
 def close_match(key: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(key, list(known), 1)), None)
+
+
+def in_one_line(text: str) -> str:
+    """A name may have anything in it, also what a terminal obeys."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def hint(key: str, known: list[str]) -> str:
