@@ -14,6 +14,7 @@ from virtflash.config import ConfigurationError, Volume
 from virtflash.config.configuration import LogLevel
 from virtflash.config.contradictions import volume_problems
 from virtflash.config.quantities import Duration, Size
+from virtflash.config.values import value_problems
 from virtflash.control.operator import NewLimits, OperatorError, Reloaded
 from virtflash.server import Served
 from virtflash.service import TROUBLE, Service, in_words
@@ -72,8 +73,10 @@ class Operation:
 
     def create(self, name: str, volume: Volume) -> VolumeStatus:
         self._flash(volume.flash)
-        for path, problem in volume_problems(self._service.configuration, name, volume):
-            raise OperatorError(f"{path[-1]}: {problem}")
+        found = [*value_problems(volume)]
+        found += [(str(path[-1]), text) for path, text in volume_problems(self._service.configuration, name, volume)]
+        if found:
+            raise OperatorError("; ".join(f"{key}: {text}" for key, text in found))
         with told():
             return status_report.volume_status(self._service.make(name, volume))
 
@@ -143,7 +146,8 @@ class Operation:
 
 
 def refuse_nothing(given: dict[str, object]) -> None:
-    """OperatorError: a limit of nothing, at which requests would wait for ever."""
+    """OperatorError: a limit or a burst of nothing, at which requests would wait for ever."""
     for key, value in given.items():
         if value == 0:
-            raise OperatorError(f"{key}: nothing at all would pass; give null for no limit")
+            instead = "the usual burst" if key.endswith("_burst") else "no limit"
+            raise OperatorError(f"{key}: nothing at all would pass; give null for {instead}")

@@ -18,11 +18,14 @@ class FrontEnd(Struct, frozen=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """What a volume may take; None: no limit."""
+    """What a volume may take; None: no limit. Bursts are what may come at once, as given or else the usual ones."""
 
     iops: int | None = None
+    iops_burst: int | None = None  # requests
     bandwidth: int | None = None  # bytes a second
+    bandwidth_burst: int | None = None  # bytes
     wear_budget: int | None = None  # bytes of flash programmed a day
+    wear_burst: int | None = None  # bytes of flash programmed
     when_spent: Literal["throttle", "read-only", "alarm"] = "throttle"
 
 

@@ -97,10 +97,18 @@ def state_of(export: Export, limits: VolumeLimits, budget: Budget | None) -> Lit
 def limits_of(limits: VolumeLimits) -> Limits:
     return Limits(
         iops=limits.iops,
+        iops_burst=burst_of(limits.iops, limits.iops_burst, limits.burst_requests),
         bandwidth=None if limits.bandwidth is None else limits.bandwidth // DAY_SECONDS,
+        bandwidth_burst=burst_of(limits.bandwidth, limits.bandwidth_burst, limits.bandwidth_burst_bytes),
         wear_budget=limits.wear_budget,
+        wear_burst=burst_of(limits.wear_budget, limits.wear_burst, limits.wear_burst_bytes),
         when_spent=limits.when_spent,
     )
+
+
+def burst_of(limit: int | None, given: int | None, in_force: float) -> int | None:
+    """One that was given is told even while there is no limit, since it waits for one."""
+    return given if limit is None else round(in_force)
 
 
 def budget_of(allowance: Allowance | None, limits: VolumeLimits) -> Budget | None:

@@ -89,6 +89,19 @@ MISUSE = [
     ('"20 GB/day"', "20", 18, "[volume.radio] wear_budget: a rate is written like"),
     ('"20 GB/day"', '"0 GB/day"', 18, "[volume.radio] wear_budget: nothing at all would pass"),
     ('wear_budget = "20 GB/day"', 'when_spent = "alarm"', 18, "[volume.radio] when_spent: there is no wear_budget"),
+    (
+        '"20 GB/day"',
+        '"20 GB/day"\nwear_burst = 0',
+        19,
+        "[volume.radio] wear_burst: nothing at all would pass; leave it",
+    ),
+    (
+        'wear_budget = "20 GB/day"',
+        'bandwidth_burst = "0 B"',
+        18,
+        "[volume.radio] bandwidth_burst: nothing at all would",
+    ),
+    ('io = "auto"', 'control = "run/radio.sock"', 17, "[volume.radio] socket: [server] has this socket already"),
     ('wear_budget = "20 GB/day"', 'when_spent = "explode"', 18, "when_spent: one of throttle, read-only, alarm is"),
     ('wear_budget = "20 GB/day"', 'iops = "10"', 18, '[volume.radio] iops: requests are written like "1000 /s"'),
     ('wear_budget = "20 GB/day"', 'bandwidth = "1 GB"', 18, "[volume.radio] bandwidth: a rate is written like"),
@@ -144,6 +157,131 @@ def test_a_mistake_is_told_in_one_line(old: str, new: str, line: int, told: str)
     assert problem.startswith(f"car.toml:{line}: ")
     assert told in problem
     assert "\n" not in problem
+
+
+# Several mistakes of one file: what is replaced in GOOD, and all that is told.
+TOGETHER: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
+    "a wrong key elsewhere hides nothing between keys": (
+        [('"auto"', '"slow"'), ("run/cluster.sock", "run/radio.sock"), ('"8 GiB"', '"2 GiB"')],
+        [
+            "2: [server] io: one of auto, io_uring, io_uring-plain, threads is expected; here it is 'slow'",
+            "7: [flash.emmc0] capacity: the volumes on it take 3221225472 bytes, and it has 2147483648",
+            "17: [volume.radio] socket: [volume.cluster] has this socket already; each has its own",
+        ],
+    ),
+    "a wrong key in the same section hides what does not depend on it": (
+        [('size = "1 GiB"', 'size = "huge"'), ('flash = "emmc0"\nsize = "h', 'flash = "nor7"\nsize = "h')],
+        ["15: [volume.radio] flash: there is no [flash.nor7]", "16: [volume.radio] size: a size is written like"],
+    ),
+    "a budget that cannot be read is there": (
+        [('"20 GB/day"', '"20"\nwhen_spent = "alarm"')],
+        ["18: [volume.radio] wear_budget: a rate is written like"],
+    ),
+    "a budget of nothing is there": (
+        [('"20 GB/day"', '"0 B/s"\nwhen_spent = "alarm"')],
+        ["18: [volume.radio] wear_budget: nothing at all would pass"],
+    ),
+    "a misspelt budget is there": (
+        [('wear_budget = "20 GB/day"', 'wear_bugdet = "20 GB/day"\nwhen_spent = "alarm"')],
+        ["18: [volume.radio] wear_bugdet: there is no such key; did you mean wear_budget?"],
+    ),
+    "a misspelt key is not missing": (
+        [('size = "2 GiB"', 'sise = "2 GiB"')],
+        ["11: [volume.cluster] sise: there is no such key; did you mean size?"],
+    ),
+    "all flashes misspelt": (
+        [("[flash.emmc0]", "[flahs.emmc0]")],
+        ["4: [flahs]: there is no such key; did you mean flash?"],
+    ),
+    "a flash misspelt beside another": (
+        [("[flash.emmc0]", '[flash.nor0]\nkind = "nor"\npath = "n"\n[flahs.emmc0]')],
+        ["7: [flahs]: there is no such key; did you mean flash?"],
+    ),
+    "a flash misspelt, and another that is nowhere": (
+        [("[flash.emmc0]", "[flahs.emmc0]"), ('flash = "emmc0"\nsize = "1', 'flash = "emmc1"\nsize = "1')],
+        [
+            "4: [flahs]: there is no such key; did you mean flash?",
+            "15: [volume.radio] flash: there is no [flash.emmc1]; there are: emmc0",
+        ],
+    ),
+    "a volume misspelt is known by name": (
+        [("[volume.radio]", "[volumes.radio]"), ('"throttled"', '"throttled"\nvolumes = ["radio", "tv", "tv"]')],
+        [
+            "14: [volumes]: there is no such key; did you mean volume?",
+            "24: [[health.rule]] volumes: there is no [volume.tv]; there are: radio, cluster",
+        ],
+    ),
+    "no flash at all": (
+        [("[flash.emmc0]\n", ""), ('kind = "emmc"\npath = "emmc0.vflash"\ncapacity = "8 GiB"\n', "")],
+        ["1: [flash]: this is missing: by name"],
+    ),
+    "a flash that is no table is there": (
+        [("[flash.emmc0]\n", "[flash]\nemmc0 = 3\n[server.x]\n")],
+        [
+            "5: [flash.emmc0]: a table is expected here, with keys in it",
+            "6: [server] x: there is no such key; there are: log_level",
+        ],
+    ),
+    "volumes that are no tables": (
+        [("[volume.cluster]", "[[volume]]"), ("[volume.radio]", "[[volume]]")],
+        ["9: [volume]: tables are expected here; write [volume.NAME]"],
+    ),
+    "a threshold that cannot be read is one": (
+        [('above = "85 degC"', "above = 85")],
+        ["22: [[health.rule]] above: expected str, got int; here it is '85'"],
+    ),
+    "a sensor without a quantity, a rule without a threshold, of a volume that is nowhere": (
+        [("emmc0.temperature", "emmc0."), ('above = "85 degC"', 'volumes = ["tv"]')],
+        [
+            "20: [health.rule]: write either above or below",
+            "21: [[health.rule]] sensor: write a flash and what is measured of it",
+            "22: [[health.rule]] volumes: there is no [volume.tv]; there are: cluster, radio",
+        ],
+    ),
+    "a name that is none is not too long as well": (
+        [("[volume.radio]", f"[volume.{64 * 'x'}]")],
+        [f"14: [volume.{64 * 'x'}]: a name is up to 63 letters"],
+    ),
+    "a path that is too long twice": (
+        [("run/cluster.sock", 108 * "s"), ("run/radio.sock", 108 * "s")],
+        ["12: [volume.cluster] socket: a socket's path has", "17: [volume.radio] socket: a socket's path has"],
+    ),
+    "what fits not even without one that cannot be read": (
+        [('"8 GiB"', '"1 GiB"'), ('size = "1 GiB"', "size = 1.5")],
+        [
+            "7: [flash.emmc0] capacity: the volumes on it take at least 2147483648 bytes, and it has 1073741824",
+            "16: [volume.radio] size: a size is written like",
+        ],
+    ),
+    "names that would begin a line, or move a terminal's cursor": (
+        [("[volume.radio]", '[volume."ra\\ndio"]'), ('flash = "emmc0"\nsize = "1', 'flash = "\\u001b[H"\nsize = "1')],
+        [
+            "14: [volume.ra\\ndio]: a name is up to",
+            "15: [volume.ra\\ndio] flash: there is no [flash.\\x1b[H]; there are",
+        ],
+    ),
+    "the same twice in one line": (
+        [("[[health.rule]]", "[health]\nrule = [1, 2]\n[server.x]")],
+        ["21: [health.rule]: a table is expected here", "22: [server] x: there is no such key"],
+    ),
+    "unknown keys in one line": (
+        [('io = "auto"', "xyz = { a = 1 }\n")],
+        ["2: [server] xyz: there is no such key; there are: log_level"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TOGETHER)
+def test_mistakes_in_keys_and_between_them_are_told_together(case: str) -> None:
+    """Each once, and none that another one causes."""
+    text, (replaced, expected) = GOOD, TOGETHER[case]
+    for old, new in replaced:
+        assert old in text
+        text = text.replace(old, new, 1)
+    told = problems_of(text)
+    assert len(told) == len(expected), told
+    for line, begin in zip(told, expected, strict=True):
+        assert line.startswith(f"car.toml:{begin}")
 
 
 def test_all_mistakes_of_a_file_are_told_in_its_order() -> None:

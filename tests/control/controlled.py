@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ class FakeOperator(Operator):
 
     def limits(self, name: str, change: NewLimits) -> Limits:
         self.asked.append(("limits", name, change))
-        return Limits(iops=500, wear_budget=20 * 10**9)
+        return Limits(iops=500, iops_burst=50, wear_budget=20 * 10**9)
 
     def wear(self, name: str | None = None) -> list[WearStatus]:
         self.asked.append(("wear", name))
@@ -188,7 +188,9 @@ class Wire:
         self.socket.sendall(data)
 
     def call(self, method: str, number: object = 1, **params: object) -> None:
-        self.send(json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}).encode() + b"\n")
+        line = json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}).encode() + b"\n"
+        with suppress(BrokenPipeError):  # it was let go meanwhile; what it was told then is there to be read
+            self.send(line)
 
     def line(self) -> Any:
         """The next one; None: the server has closed the connection."""

@@ -10,8 +10,9 @@ from virtflash.config.configuration import Volume
 from virtflash.control import connection, control_socket, conversation, json_rpc
 from virtflash.control.events import MISSED, Event
 from virtflash.control.methods import Method, Methods
-from virtflash.control.operator import EVENTS_KEPT
+from virtflash.control.operator import EVENTS_KEPT, NewLimits
 from virtflash.export import EVENT_TEXTS
+from virtflash.status import Limits
 
 ROOT = Path(__file__).parents[2]
 MANUAL = (ROOT / "docs" / "control.md").read_text()
@@ -29,7 +30,7 @@ def rows(text: str) -> dict[str, list[str]]:
 
 
 def test_it_has_all_methods() -> None:
-    assert list(rows(chapter("Methods"))) == list(METHODS)
+    assert list(rows(chapter("Methods").partition("`limits` changes")[0])) == list(METHODS)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -45,6 +46,12 @@ def test_it_has_what_a_method_is(method: Method) -> None:
     assert result == described.result.replace("|", ", ")
     assert summary.removesuffix(" |").removesuffix(" *long*") == method.summary
     assert ("*long*" in summary) == method.takes_long
+
+
+def test_it_has_all_limits() -> None:
+    """What is told of them is all that can be changed, and the other way round."""
+    told = [name for name in rows(chapter("Methods")) if name not in METHODS]
+    assert told == list(Limits.__struct_fields__) == list(NewLimits.__struct_fields__)
 
 
 def test_it_has_all_errors() -> None:

@@ -59,9 +59,14 @@ CALLS: list[tuple[str, tuple[Any, ...] | None, str]] = [
     (
         "limits|name=cluster|iops=null|wear_budget=20 GB/day|when_spent=alarm",
         ("limits", "cluster", NewLimits(iops=None, wear_budget=20 * 10**9, when_spent="alarm")),  # type: ignore[arg-type]
-        "iops         500",
+        "iops             500",
     ),
-    ("limits|name=cluster", ("limits", "cluster", NewLimits()), "wear_budget  20000000000"),
+    (
+        "limits|name=cluster|iops_burst=7|bandwidth_burst=1 MiB|wear_burst=null",
+        ("limits", "cluster", NewLimits(iops_burst=7, bandwidth_burst=1 << 20, wear_burst=None)),  # type: ignore[arg-type]
+        "iops_burst       50",
+    ),
+    ("limits|name=cluster", ("limits", "cluster", NewLimits()), "wear_budget      20000000000"),
     ("wear|name=cluster", ("wear", "cluster"), "-5 bytes  throttle: now"),
     ("log_level|level=debug", ("log_level", "debug"), "debug"),
     ("shutdown", ("shutdown",), "done"),

@@ -1,24 +1,16 @@
 """The units under packaging/, as systemd reads and rates them."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from requirements import require
+from unit_settings import SERVICE, UnitSettings, analyze
 
 PACKAGING = Path(__file__).resolve().parent.parent.parent / "packaging"
-SERVICE = PACKAGING / "systemd/virtflash.service"
 PROGRAM = Path(sys.executable).with_name("virtflash")
 EXPOSURE_LIMIT = 2.0
 IO_URING = {"io_uring_setup", "io_uring_enter", "io_uring_register"}
-
-
-def analyze(*arguments: object) -> subprocess.CompletedProcess[str]:
-    require("systemd-analyze")
-    command = ["systemd-analyze", "--no-pager", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
 def exposure(unit: Path) -> float:
@@ -51,34 +43,16 @@ def test_units_are_understood(unit: Path, name: str, tmp_path: Path) -> None:
     assert unit.exists()
 
 
-def allowed_calls() -> set[str]:
-    """Of the service's filter: lists are united, ~ lists taken away, in their order."""
-    allowed: set[str] = set()
-    for line in SERVICE.read_text().splitlines():
-        if line.startswith("SystemCallFilter="):
-            words = line.removeprefix("SystemCallFilter=")
-            calls = {call for word in words.removeprefix("~").split() for call in members(word)}
-            allowed = allowed - calls if words.startswith("~") else allowed | calls
-    return allowed
-
-
-def members(word: str) -> set[str]:
-    if not word.startswith("@"):
-        return {word}
-    listed = analyze("syscall-filter", word).stdout.splitlines()[1:]
-    names = [line.strip() for line in listed if line.strip() and not line.strip().startswith("#")]
-    return {call for name in names for call in members(name)}
-
-
 def test_the_data_plane_may_make_its_calls() -> None:
     needed = IO_URING | {"mmap", "recvmsg", "accept4", "fallocate", "fdatasync", "mlock", "eventfd2", "prctl", "ioctl"}
-    assert needed <= allowed_calls()
-    assert not {"mount", "ptrace", "bpf", "reboot"} & allowed_calls()
+    allowed = UnitSettings().allowed_calls()
+    assert needed <= allowed
+    assert not {"mount", "ptrace", "bpf", "reboot"} & allowed
 
 
 def test_peers_can_be_told_apart() -> None:
     """SO_PEERCRED tells a volume's owner only outside of a user namespace."""
-    settings = [line for line in SERVICE.read_text().splitlines() if not line.startswith("#")]
-    assert "PrivateUsers=yes" not in settings
-    assert "User=virtflash" in settings
+    settings = UnitSettings()
+    assert not settings.says("PrivateUsers")
+    assert settings.last("User") == "virtflash"
     assert "u virtflash " in (PACKAGING / "sysusers.d/virtflash.conf").read_text()

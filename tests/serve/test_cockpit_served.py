@@ -46,6 +46,9 @@ def test_the_example_is_served_as_it_says(tmp_path: Path) -> None:
                 assert driver.write(0, name.encode().ljust(512)).status == Status.OK
                 assert driver.read(0, 512).check().data == name.encode().ljust(512)
         assert told["infotainment"]["budget"]["burst"] == 2_000_000_000
+        limits, section = told["infotainment"]["limits"], configuration.volume["infotainment"]
+        for burst in ("iops_burst", "bandwidth_burst", "wear_burst"):
+            assert limits[burst] == getattr(section, burst)
         assert told["cluster"]["budget"] is None
         assert status["flashes"][0]["size"] == configuration.flash["emmc0"].capacity
         assert "virtflash_volume_written_bytes_total" in (tmp_path / "virtflash.prom").read_text()

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from virtflash.config import ConfigurationError, read_configuration
 from virtflash.control.client import Client, ControlError
 from virtflash.driver.blk import BlkDriver
 from virtflash.service import Service
-from virtflash.virtio.blk import Status
+from virtflash.virtio.blk import RequestType, Status
 
 SECTOR = 512
 TWO = {"cluster": "16 MiB", "infotainment": "32 MiB"}
@@ -176,6 +177,90 @@ def test_others_yield_to_a_critical_volume(configure: Callable[..., Configured])
         assert cluster.export.binding.foreign_most <= 8
     with configured.served(), BlkDriver(configured.socket("cluster")) as one:
         check_stamps(one, "cluster")
+
+
+# Limits
+
+# What is configured, what is changed, and what is told then.
+LIMITS: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
+    "none": (
+        "",
+        {},
+        dict.fromkeys(("iops", "iops_burst", "bandwidth", "bandwidth_burst", "wear_budget", "wear_burst")),
+    ),
+    "the usual bursts": (
+        'iops = "500 /s"\nbandwidth = "20 MB/s"\nwear_budget = "240 GB/day"',
+        {},
+        {"iops_burst": 50, "bandwidth_burst": 2_000_000, "wear_burst": 10 * 10**9},
+    ),
+    "bursts of the file": (
+        'iops = "500 /s"\niops_burst = 7\nbandwidth = "20 MB/s"\nbandwidth_burst = "1 MiB"\n'
+        'wear_budget = "240 GB/day"\nwear_burst = "2 MiB"',
+        {},
+        {"iops": 500, "iops_burst": 7, "bandwidth_burst": MIB, "wear_burst": 2 * MIB},
+    ),
+    "bursts given": (
+        'iops = "500 /s"\nbandwidth = "20 MB/s"\nwear_budget = "240 GB/day"',
+        {"iops_burst": 9, "bandwidth_burst": "2 MiB", "wear_burst": "3 MiB"},
+        {"iops": 500, "iops_burst": 9, "bandwidth_burst": 2 * MIB, "wear_burst": 3 * MIB},
+    ),
+    "bursts given up": (
+        'iops = "500 /s"\niops_burst = 7\nbandwidth = "20 MB/s"\nbandwidth_burst = "1 MiB"',
+        {"iops_burst": None, "bandwidth_burst": None},
+        {"iops_burst": 50, "bandwidth_burst": 2_000_000, "wear_burst": None},
+    ),
+    "a burst before its limit": ("", {"iops_burst": 9}, {"iops": None, "iops_burst": 9}),
+    "least": ('iops = "1 /s"\nwear_budget = "1 MB/day"', {}, {"iops_burst": 1, "wear_burst": MIB}),
+}
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_limits_are_told_with_their_bursts(case: str, configure: Callable[..., Configured]) -> None:
+    configured_as, change, told = LIMITS[case]
+    configured = configure({"cluster": f"16 MiB\n{configured_as}"})
+    with configured.served():
+        answer = configured.ask("limits", name="cluster", **change)
+        assert answer | told == answer
+        assert configured.ask("limits", name="cluster") == answer
+        assert configured.ask("volumes")[0]["limits"] == answer
+        assert configured.ask("status")["volumes"][0]["limits"] == answer
+
+
+@pytest.mark.parametrize("by", ["limits", "reload"])
+def test_a_burst_changes_while_guests_run(by: str, configure: Callable[..., Configured]) -> None:
+    """At the rate alone the guest would wait for half a minute."""
+    configured = configure({"cluster": '16 MiB\niops = "1 /s"\niops_burst = 4'})
+    with configured.served(), BlkDriver(configured.socket("cluster")) as driver:
+        for number in range(40):
+            driver.submit(RequestType.IN, number, room=SECTOR)
+        wait_until(lambda: configured.ask("volumes")[0]["delayed"] > 0, "no request waits")
+        if by == "limits":
+            assert configured.ask("limits", name="cluster", iops_burst=256)["iops_burst"] == 256
+        else:
+            configured.write({"cluster": '16 MiB\niops = "1 /s"\niops_burst = 256'})
+            assert configured.ask("reload")["applied"] == ["[volume.cluster] iops_burst: 4 -> 256"]
+        assert [done.status for done in driver.complete_all(timeout=15)] == [Status.OK] * 40
+        assert configured.ask("volumes")[0]["limits"]["iops_burst"] == 256
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("iops", "0 /s", "iops: nothing at all would pass; give null for no limit"),
+        ("bandwidth_burst", 0, "bandwidth_burst: nothing at all would pass; give null for the usual burst"),
+        ("wear_burst", "0 B", "wear_burst: nothing at all would pass; give null for the usual burst"),
+        ("iops_burst", 0, "iops_burst: expected int >= 1"),
+    ],
+)
+def test_a_limit_of_nothing_is_refused(
+    key: str, value: object, told: str, configure: Callable[..., Configured]
+) -> None:
+    configured = configure({"cluster": '16 MiB\nwear_budget = "1 GB/day"'})
+    with configured.served():
+        before = configured.ask("limits", name="cluster")
+        with pytest.raises(ControlError, match=re.escape(told)):
+            configured.ask("limits", name="cluster", **{key: value})
+        assert configured.ask("limits", name="cluster") == before
 
 
 # Wear budgets

@@ -4,12 +4,15 @@ A prefix means what it says: kB, MB, GB and TB are powers of 1000, KiB, MiB, GiB
 number with its unit; a bare number is taken where there is only one unit that it can have.
 """
 
+import math
 import re
 from fractions import Fraction
 from typing import Self
 
 SIZES = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
 SIZES |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+SHORT = {"K": "KiB", "M": "MiB", "G": "GiB", "T": "TiB"}
+TYPED = SHORT | {unit.upper(): unit for unit in SIZES}
 MILLISECONDS = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "day": 86_400_000, "days": 86_400_000}
 RATES = ("s", "min", "h", "day")
 MOST = 1 << 62  # of anything, in its unit: what the data plane counts with
@@ -23,12 +26,13 @@ class Quantity(int):
 
     expected = ""
     pattern = ""
+    most: float = MOST
 
     @classmethod
     def read(cls, written: object) -> Self:
         match = QUANTITY.fullmatch(written) if isinstance(written, str) else None
         value = cls.value(Fraction(match[1]), match[2], match[3]) if match else cls.bare(written)
-        if value is None or value > MOST:
+        if value is None or value > cls.most:
             raise ValueError(cls.expected)
         return cls(value)
 
@@ -56,6 +60,21 @@ class Size(Quantity):
     @classmethod
     def bare(cls, written: object) -> int | None:
         return written if isinstance(written, int) and not isinstance(written, bool) and written >= 0 else None
+
+
+class TypedSize(Size):
+    """Bytes, as they are typed on a command line: what a configuration takes, in upper and lower case, K for KiB too.
+
+    No size is too large here: who asked for it tells what his bound is.
+    """
+
+    expected = "write it like 4096, 64KiB, 8GiB or 8GB"
+    pattern = rf"(?i)^\s*{NUMBER}\s*({'|'.join([*SIZES, *SHORT])})?\s*$"
+    most = math.inf
+
+    @classmethod
+    def value(cls, number: Fraction, unit: str, per: str | None) -> int | None:
+        return super().value(number, TYPED.get(unit.upper(), unit), per)
 
 
 class ByteRate(Quantity):

@@ -2,17 +2,20 @@
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
+from msgspec import UNSET
+from msgspec.structs import FieldInfo
 
 from virtflash.config import key_lines
 from virtflash.config.configuration import Configuration, Section
 from virtflash.config.contradictions import contradictions
 from virtflash.config.quantities import Quantity
+from virtflash.config.values import value_problem
 
 LONGEST = 1 << 20  # bytes
 
@@ -52,12 +55,12 @@ def parse_configuration(text: str, where: str) -> Configuration:
     except (ValueError, RecursionError) as error:
         raise ConfigurationError([f"{where}: this is no TOML: {error}"]) from None
     reading = Reading(where, key_lines.key_lines(text))
-    configuration: Configuration | None = reading.section(Configuration, tables, ())
-    if configuration is not None:
-        for path, problem in contradictions(configuration):
-            reading.complain(path, problem)
-    if reading.problems or configuration is None:
-        raise ConfigurationError([text for _, text in sorted(reading.problems, key=lambda problem: problem[0])])
+    configuration: Configuration = reading.section(Configuration, tables, ())
+    for path, problem in contradictions(configuration):
+        reading.complain(path, problem)
+    if reading.problems:
+        in_order = sorted(reading.problems, key=lambda problem: problem[0])
+        raise ConfigurationError(list(dict.fromkeys(text for _, text in in_order)))
     return configuration
 
 
@@ -83,42 +86,88 @@ class Reading:
         """Of what is not in the file, the line of the table that should have it."""
         known = next((path[:length] for length in range(len(path), 0, -1) if path[:length] in self._lines), ())
         line = self._lines.get(known, 1)
-        self.problems.append((line, f"{self._where}:{line}: {shown(path)}: {problem}"))
+        self.problems.append((line, in_one_line(f"{self._where}:{line}: {shown(path)}: {problem}")))
 
     def section(self, cls: type[Section], table: object, path: key_lines.Path) -> Any:
-        """None: something is wrong with it, and noted."""
+        """As far as it can be read. UNSET: something is wrong with this field, and noted."""
         if not isinstance(table, dict):
-            return self.complain(path, "a table is expected here, with keys in it")
-        before = len(self.problems)
+            self.complain(path, "a table is expected here, with keys in it")
+            return unread(cls)
         fields = {item.encode_name: item for item in msgspec.structs.fields(cls)}
-        for key in table.keys() - fields.keys():
+        values = self._misspelt(fields, table, path)
+        for name, field in fields.items():
+            if name in table:
+                values[name] = with_names_of(values.get(name), self._checked(cls, field, table[name], (*path, name)))
+            elif field.required and name not in values:
+                self.complain((*path, name), f"this is missing: {description(field.type)}")
+                values[name] = UNSET
+        return cls(**values)
+
+    def _misspelt(self, fields: Mapping[str, FieldInfo], table: Mapping[str, object], path: key_lines.Path) -> Any:
+        """Of keys that are not known: what can be said of the fields that they were meant to be."""
+        meant: dict[str, Any] = {}
+        for key in table:
+            if key in fields:
+                continue
             self.complain((*path, key), f"there is no such key; {hint(key, list(fields))}")
-        for name in fields.keys() - table.keys():
-            if fields[name].required:
-                self.complain((*path, name), f"this is missing: {description(fields[name].type)}")
-        values = {name: self.value(fields[name].type, table[name], (*path, name)) for name in fields if name in table}
-        return cls(**values) if len(self.problems) == before else None
+            if name := close_match(key, fields):
+                meant[name] = with_names_of(meant.get(name), names_in(fields[name].type, table[key]))
+        return meant
+
+    def _checked(self, cls: type[Section], field: FieldInfo, written: object, path: key_lines.Path) -> Any:
+        value = self.value(field.type, written, path)
+        problem = None if value is UNSET else value_problem(cls, field.encode_name, value)
+        if problem is None:
+            return value
+        self.complain(path, problem)
+        return UNSET
 
     def value(self, annotated: Any, written: object, path: key_lines.Path) -> Any:
+        """UNSET: something is wrong with it, and noted."""
         kind = bare_type(annotated)
-        if isinstance(kind, type) and issubclass(kind, Section):
+        if is_section(kind):
             return self.section(kind, written, path)
-        inner = get_args(kind)[-1] if get_origin(kind) in (dict, list) else None
-        if isinstance(inner, type) and issubclass(inner, Section):
-            return self._sections(inner, written, path, dict if get_origin(kind) is dict else list)
+        if get_origin(kind) in (dict, list) and is_section(inner := get_args(kind)[-1]):
+            return self._sections(inner, written, path, get_origin(kind))
         try:
             return msgspec.convert(written, annotated, dec_hook=read_quantity)
         except msgspec.ValidationError as error:
-            return self.complain(path, problem_of(str(error), kind, written))
+            words = str(error).replace(" | null", "")  # there is none in TOML
+            self.complain(path, problem_of(words, kind, written))
+            return UNSET
 
-    def _sections(self, cls: type[Section], written: object, path: key_lines.Path, kind: type) -> Any:
+    def _sections(self, cls: type[Section], written: object, path: key_lines.Path, kind: Any) -> Any:
         if not isinstance(written, kind):
             example = f"[{shown_path(path)}.NAME]" if kind is dict else f"[[{shown_path(path)}]]"
-            return self.complain(path, f"tables are expected here; write {example}")
+            self.complain(path, f"tables are expected here; write {example}")
+            return UNSET
         if isinstance(written, dict):
             return {name: self.section(cls, table, (*path, name)) for name, table in written.items()}
         assert isinstance(written, list)
         return [self.section(cls, table, (*path, number)) for number, table in enumerate(written)]
+
+
+def unread(cls: type[Section]) -> Section:
+    """One of which nothing could be read."""
+    return cls(**dict.fromkeys(cls.__struct_fields__, UNSET))
+
+
+def names_in(annotated: Any, written: object) -> Any:
+    """Of a table whose own name is wrong all that is told: that there are sections of these names in it."""
+    kind = bare_type(annotated)
+    if is_section(kind):
+        return unread(kind)
+    if isinstance(written, dict) and get_origin(kind) is dict and is_section(inner := get_args(kind)[-1]):
+        return {name: unread(inner) for name in written}
+    return UNSET
+
+
+def with_names_of(other: Any, table: Any) -> Any:
+    return {**other, **table} if isinstance(other, dict) and isinstance(table, dict) else table
+
+
+def is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
 
 
 def read_quantity(kind: type, written: object) -> object:
@@ -151,9 +200,18 @@ def problem_of(error: str, kind: Any, written: object) -> str:
     return f"{words[0].lower()}{words[1:]}; here it is {str(written)[:40]!r}"
 
 
+def close_match(key: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(key, list(known), 1)), None)
+
+
+def in_one_line(text: str) -> str:
+    """A name may have anything in it, also what a terminal obeys."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def hint(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, 1)
-    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}"
+    close = close_match(key, known)
+    return f"did you mean {close}?" if close else f"there are: {', '.join(known)}"
 
 
 def shown_path(path: key_lines.Path) -> str:

@@ -14,10 +14,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import NODEFAULT, UNSET
 
-from virtflash.config.configuration import Section
 from virtflash.config.json_schema import schema_of_quantity
 from virtflash.config.quantities import ByteRate, Duration, RequestRate, Size
-from virtflash.config.reading import bare_type, description, hint, problem_of, read_quantity
+from virtflash.config.reading import bare_type, description, hint, is_section, problem_of, read_quantity
 from virtflash.control.json_rpc import ErrorCode, RpcError
 from virtflash.control.operator import Connected, MethodDescription, Operator, Parameter
 
@@ -163,10 +162,6 @@ def fields_of(function: Any, hints: Mapping[str, Any]) -> Iterator[Field]:
         else:
             default = defaults[argument].default
             yield Field(argument, kind, argument, NODEFAULT if default is inspect.Parameter.empty else default)
-
-
-def is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Section)
 
 
 def in_words(annotated: Any) -> str:

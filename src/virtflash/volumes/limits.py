@@ -30,6 +30,19 @@ class VolumeLimits:
         return (self.wear_budget or 0) / DAY_SECONDS
 
     @property
+    def burst_requests(self) -> float:
+        return self.iops_burst or max((self.iops or 0) * BURST_SECONDS, 1)
+
+    @property
+    def bandwidth_rate(self) -> float:
+        """Bytes a second; 0: no limit."""
+        return (self.bandwidth or 0) / DAY_SECONDS
+
+    @property
+    def bandwidth_burst_bytes(self) -> float:
+        return self.bandwidth_burst or max(self.bandwidth_rate * BURST_SECONDS, 1)
+
+    @property
     def wear_burst_bytes(self) -> float:
         if self.wear_burst is not None:
             return self.wear_burst
@@ -37,13 +50,11 @@ class VolumeLimits:
 
     def apply(self, allowance: Allowance, *, ledger_fd: int = -1, programmed: int = 0) -> None:
         """From now on. `ledger_fd`, `programmed`: as `Allowance.set_rates` has them."""
-        bandwidth = (self.bandwidth or 0) / DAY_SECONDS
-        iops = self.iops or 0
         allowance.set_rates(
-            requests=iops,
-            requests_burst=self.iops_burst or max(iops * BURST_SECONDS, 1),
-            transferred=bandwidth,
-            transferred_burst=self.bandwidth_burst or max(bandwidth * BURST_SECONDS, 1),
+            requests=self.iops or 0,
+            requests_burst=self.burst_requests,
+            transferred=self.bandwidth_rate,
+            transferred_burst=self.bandwidth_burst_bytes,
             wear=self.wear_rate,
             wear_burst=self.wear_burst_bytes,
             when_spent=self.when_spent,
