@@ -6,7 +6,7 @@ What can change while guests run goes through here: volumes come, grow and go. O
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import RLock
@@ -98,13 +98,21 @@ class Service:
 
     def add(self, name: str, volume: Volume) -> Served:
         """Make it, if it is not there, and serve it. ConfigurationError."""
-        flash = self.server.flashes[volume.flash]
         with self.lock, self.blaming(("volume", name)):
-            owner = None if volume.owner is None else SocketOwner.named(volume.owner)
-            if self.server.find(name) is not None:
-                raise VolumeError(f"volume {name} is served already")
-            flash.make(name, volume)
+            return self._add(name, volume)
+
+    def _add(self, name: str, volume: Volume) -> Served:
+        """One of TROUBLE: it is not served then."""
+        flash = self.server.flashes[volume.flash]
+        owner = None if volume.owner is None else SocketOwner.named(volume.owner)
+        if self.server.find(name) is not None:
+            raise VolumeError(f"volume {name} is served already")
+        flash.make(name, volume)
+        try:
             return self._serve(name, volume, flash, owner)
+        except BaseException:
+            flash.release(name)
+            raise
 
     def _serve(self, name: str, volume: Volume, flash: SharedFlash, owner: SocketOwner | None) -> Served:
         assert flash.reactor is not None
@@ -142,9 +150,16 @@ class Service:
             )
 
     def make(self, name: str, volume: Volume) -> Served:
-        """A volume that no file names, until the server ends. ConfigurationError."""
+        """A volume that no file names, until the server ends. One of TROUBLE: no new volume is left of it then."""
         with self.lock:
-            served = self.add(name, volume)
+            pool = self.server.flashes[volume.flash].pool
+            known = {other.name for other in pool.volumes}
+            try:
+                served = self._add(name, volume)
+            except TROUBLE:
+                if name in {other.name for other in pool.volumes} - known:
+                    self.server.flashes[volume.flash].delete(name)
+                raise
             self.made_meanwhile.append(name)
             self._note(name, volume)
             return served
@@ -247,7 +262,8 @@ class Service:
         if served is None or served.flash is None:
             raise VolumeError("it is not served")
         if key in LIMITS:
-            served.flash.limit(name, limits_of(volume))
+            # The others stay: an operator may have changed them.
+            served.flash.limit(name, replace(served.flash.limits[name], **{key: getattr(volume, key)}))
         elif key == "size":
             self.grow(name, volume.size)
         elif key == "secure_delete":
