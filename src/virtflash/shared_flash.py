@@ -199,9 +199,10 @@ class SharedFlash:
         many blocks will be, when nothing else is to be done. OSError."""
         if hours is None:
             return self.keeper.refresh_now()
+        from virtflash.ftl.judgement import older_than  # noqa: PLC0415
+
         table, _ = self.storage.translation.snapshot()
-        age = self.storage.translation.hours - table["hours"].astype("int64")
-        blocks = [int(block) for block in ((table["valid"] > 0) & (age >= hours)).nonzero()[0]]
+        blocks = older_than(table, self.storage.translation.hours, hours)
         for first in range(0, len(blocks), REFRESH_AT_ONCE):
             self.storage.target.care(refresh=blocks[first : first + REFRESH_AT_ONCE])
         return len(blocks)
