@@ -1,5 +1,6 @@
 """Real Linux guests on volumes of one flash: one grows under its guest, another is erased by the one that owns it."""
 
+import select
 import signal
 import subprocess
 import sys
@@ -178,7 +179,7 @@ def test_whatever_is_changed_under_load_nothing_is_lost(tmp_path: Path) -> None:
             for number in range(CHANGES):
                 for change in (host.hang_up, host.reload, host.read_nonsense, host.grow, host.delete):
                     change(number)
-                    wait_until_it_goes_on(host)
+                    wait_until_it_goes_on(host, linux)
             configured.ask("grow", name="cluster", size=f"{LAST_MIB} MiB")
             reports = linux.run(BOOT_SECONDS)
         check_that_nothing_is_lost(before, host.volumes()["cluster"], reports["stat"])
@@ -200,11 +201,16 @@ def check_that_nothing_is_lost(before: dict[str, Any], after: dict[str, Any], st
     assert min(done[kind] for kind in (*EXACTLY, "write", "delayed")) > 0
 
 
-def wait_until_it_goes_on(host: Host) -> None:
-    """The guest, with some requests more."""
+def wait_until_it_goes_on(host: Host, linux: UmlGuest) -> None:
+    """With some requests more. GuestError: it has ended instead."""
 
     def done() -> int:
         return sum(host.volumes()["cluster"]["requests"].values())
 
+    def has_ended() -> bool:
+        return bool(select.select([linux], [], [], 0)[0]) and linux.read_lines() is None
+
     wanted = done() + 20
-    wait_until(lambda: done() >= wanted, "the guest goes on", BOOT_SECONDS)
+    wait_until(lambda: done() >= wanted or has_ended(), linux.console.tail, BOOT_SECONDS)
+    if done() < wanted:
+        linux.outcome()
