@@ -152,26 +152,34 @@ class Service:
     def make(self, name: str, volume: Volume) -> Served:
         """A volume that no file names, until the server ends. One of TROUBLE: no new volume is left of it then."""
         with self.lock:
-            pool = self.server.flashes[volume.flash].pool
-            known = {other.name for other in pool.volumes}
+            flash = self.server.flashes[volume.flash]
+            if self.server.find(name) is None and flash.holds(name):
+                raise VolumeError(
+                    f"volume {name} is on the flash, with what it holds, and not served; to serve it write it into the"
+                    " configuration and reload, or delete it"
+                )
             try:
                 served = self._add(name, volume)
             except TROUBLE:
-                if name in {other.name for other in pool.volumes} - known:
-                    self.server.flashes[volume.flash].delete(name)
+                if self.server.find(name) is None and flash.holds(name):
+                    flash.delete(name)
                 raise
             self.made_meanwhile.append(name)
             self._note(name, volume)
             return served
 
     def delete(self, name: str, *, secure: bool | None = None) -> None:
-        """Its machine is cut off, and what it held is erased. VolumeError, OSError."""
+        """Its machine is cut off, and what it held is erased; also of one that is not served. VolumeError, OSError."""
         with self.lock:
             served = self.server.find(name)
-            if served is None or served.flash is None:
-                raise VolumeError(f"there is no volume {name!r} that is served")
-            self.server.stop_serving(served)
-            served.flash.delete(name, secure=secure)
+            holders = [flash for flash in self.server.flashes.values() if flash.holds(name)]
+            flash = served.flash if served is not None else next(iter(holders), None)
+            if flash is None:
+                names = ", ".join(other.export.name for other in self.server.served) or "none"
+                raise VolumeError(f"there is no volume {name!r}; there are: {names}")
+            if served is not None:
+                self.server.stop_serving(served)
+            flash.delete(name, secure=secure)
             self._note(name, None)
             self.made_meanwhile = [other for other in self.made_meanwhile if other != name]
 

@@ -172,12 +172,16 @@ class SharedFlash:
         if name in self._targets:
             self._targets[name].extend(self._pieces(volume))
 
+    def holds(self, name: str) -> bool:
+        """Is there such a volume, or what is left of one whose erasure failed?"""
+        return any(volume.name == name for volume in self.pool.table.volumes)
+
     def delete(self, name: str, *, secure: bool | None = None) -> None:
         """Nobody serves it any more. VolumeError, OSError."""
-        uuid = self.pool.find(name).uuid
+        known = {volume.name: volume.uuid for volume in self.pool.table.volumes}
         self.pool.delete(name, secure=secure)
         self.name_owners()
-        self.ledger.close_account(uuid, forget=True)
+        self.ledger.close_account(known[name], forget=True)
 
     def limit(self, name: str, limits: VolumeLimits) -> Allowance:
         """What a volume may take from now on; while it is served, too. VolumeError."""

@@ -1,5 +1,6 @@
 """A configuration served: each volume at its socket, its owner, its limits; what changes while guests are there."""
 
+import errno
 import os
 import pwd
 import signal
@@ -339,6 +340,23 @@ def test_what_cannot_be_kept_apart_leaves_nothing_behind(configure: Callable[...
             configured.ask("create", name=f"v{number}", flash="emmc0", size="512 KiB", socket=f"v{number}.sock")
     with configured.served():
         assert [volume["name"] for volume in configured.ask("volumes")] == ["one"]
+
+
+def test_a_deletion_that_failed_can_be_tried_again(
+    configure: Callable[..., Configured], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_arguments: object) -> None:
+        raise OSError(errno.EROFS, "the flash takes no more")
+
+    configured = configure()
+    with configured.served() as service:
+        pool = service.server.flashes["emmc0"].pool
+        with monkeypatch.context() as patched, pytest.raises(ControlError, match="takes no more"):
+            patched.setattr(pool, "_erase", fails)
+            configured.ask("delete", name="infotainment")
+        assert [volume.name for volume in pool.being_erased] == ["infotainment"]
+        configured.ask("delete", name="infotainment")
+        assert pool.being_erased == ()
 
 
 @pytest.mark.parametrize(("key", "value"), [("serial", "säge"), ("size", 513), ("iops", "0 /s"), ("flash", "emmc9")])

@@ -345,6 +345,24 @@ def test_what_was_flushed_outlives_kill_9(configured: Configured) -> None:
         assert driver.read(0, PAGE).check().data == OLD
 
 
+def test_what_nobody_serves_is_not_shown_by_create_and_can_be_deleted(configured: Configured) -> None:
+    """A volume that an operator made is on the flash when the server starts again, and in no file."""
+    new = ("create", "name=new", "flash=emmc0", "size=4 MiB", "socket=new.sock")
+    with configured.in_a_child() as child:
+        server = Operated(configured, child)
+        server.ctl(*new)
+        with server.guest("new") as driver:
+            driver.write(0, OLD).check()
+            driver.flush().check()
+    with configured.in_a_child() as child:
+        server = Operated(configured, child)
+        assert "is on the flash, with what it holds, and not served" in server.refused(*new)
+        server.ctl("delete", "name=new")
+        server.ctl(*new)
+        with server.guest("new") as driver:
+            assert driver.read(0, PAGE).check().data == bytes(PAGE)
+
+
 # What is in the way
 
 UNKNOWN = [
