@@ -81,7 +81,6 @@ class Operation:
             return status_report.volume_status(self._service.make(name, volume))
 
     def delete(self, name: str, secure: bool | None = None) -> None:
-        self._served(name)
         with told():
             self._service.delete(name, secure=secure)
 

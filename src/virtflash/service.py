@@ -6,7 +6,7 @@ What can change while guests run goes through here: volumes come, grow and go. O
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import RLock
@@ -98,13 +98,21 @@ class Service:
 
     def add(self, name: str, volume: Volume) -> Served:
         """Make it, if it is not there, and serve it. ConfigurationError."""
-        flash = self.server.flashes[volume.flash]
         with self.lock, self.blaming(("volume", name)):
-            owner = None if volume.owner is None else SocketOwner.named(volume.owner)
-            if self.server.find(name) is not None:
-                raise VolumeError(f"volume {name} is served already")
-            flash.make(name, volume)
+            return self._add(name, volume)
+
+    def _add(self, name: str, volume: Volume) -> Served:
+        """One of TROUBLE: it is not served then."""
+        flash = self.server.flashes[volume.flash]
+        owner = None if volume.owner is None else SocketOwner.named(volume.owner)
+        if self.server.find(name) is not None:
+            raise VolumeError(f"volume {name} is served already")
+        flash.make(name, volume)
+        try:
             return self._serve(name, volume, flash, owner)
+        except BaseException:
+            flash.release(name)
+            raise
 
     def _serve(self, name: str, volume: Volume, flash: SharedFlash, owner: SocketOwner | None) -> Served:
         assert flash.reactor is not None
@@ -142,21 +150,36 @@ class Service:
             )
 
     def make(self, name: str, volume: Volume) -> Served:
-        """A volume that no file names, until the server ends. ConfigurationError."""
+        """A volume that no file names, until the server ends. One of TROUBLE: no new volume is left of it then."""
         with self.lock:
-            served = self.add(name, volume)
+            flash = self.server.flashes[volume.flash]
+            if self.server.find(name) is None and flash.holds(name):
+                raise VolumeError(
+                    f"volume {name} is on the flash, with what it holds, and not served; to serve it write it into the"
+                    " configuration and reload, or delete it"
+                )
+            try:
+                served = self._add(name, volume)
+            except TROUBLE:
+                if self.server.find(name) is None and flash.holds(name):
+                    flash.delete(name)
+                raise
             self.made_meanwhile.append(name)
             self._note(name, volume)
             return served
 
     def delete(self, name: str, *, secure: bool | None = None) -> None:
-        """Its machine is cut off, and what it held is erased. VolumeError, OSError."""
+        """Its machine is cut off, and what it held is erased; also of one that is not served. VolumeError, OSError."""
         with self.lock:
             served = self.server.find(name)
-            if served is None or served.flash is None:
-                raise VolumeError(f"there is no volume {name!r} that is served")
-            self.server.stop_serving(served)
-            served.flash.delete(name, secure=secure)
+            holders = [flash for flash in self.server.flashes.values() if flash.holds(name)]
+            flash = served.flash if served is not None else next(iter(holders), None)
+            if flash is None:
+                names = ", ".join(other.export.name for other in self.server.served) or "none"
+                raise VolumeError(f"there is no volume {name!r}; there are: {names}")
+            if served is not None:
+                self.server.stop_serving(served)
+            flash.delete(name, secure=secure)
             self._note(name, None)
             self.made_meanwhile = [other for other in self.made_meanwhile if other != name]
 
@@ -247,7 +270,8 @@ class Service:
         if served is None or served.flash is None:
             raise VolumeError("it is not served")
         if key in LIMITS:
-            served.flash.limit(name, limits_of(volume))
+            # The others stay: an operator may have changed them.
+            served.flash.limit(name, replace(served.flash.limits[name], **{key: getattr(volume, key)}))
         elif key == "size":
             self.grow(name, volume.size)
         elif key == "secure_delete":

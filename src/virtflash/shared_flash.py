@@ -172,12 +172,16 @@ class SharedFlash:
         if name in self._targets:
             self._targets[name].extend(self._pieces(volume))
 
+    def holds(self, name: str) -> bool:
+        """Is there such a volume, or what is left of one whose erasure failed?"""
+        return any(volume.name == name for volume in self.pool.table.volumes)
+
     def delete(self, name: str, *, secure: bool | None = None) -> None:
         """Nobody serves it any more. VolumeError, OSError."""
-        uuid = self.pool.find(name).uuid
+        known = {volume.name: volume.uuid for volume in self.pool.table.volumes}
         self.pool.delete(name, secure=secure)
         self.name_owners()
-        self.ledger.close_account(uuid, forget=True)
+        self.ledger.close_account(known[name], forget=True)
 
     def limit(self, name: str, limits: VolumeLimits) -> Allowance:
         """What a volume may take from now on; while it is served, too. VolumeError."""
@@ -199,9 +203,10 @@ class SharedFlash:
         many blocks will be, when nothing else is to be done. OSError."""
         if hours is None:
             return self.keeper.refresh_now()
+        from virtflash.ftl.judgement import older_than  # noqa: PLC0415
+
         table, _ = self.storage.translation.snapshot()
-        age = self.storage.translation.hours - table["hours"].astype("int64")
-        blocks = [int(block) for block in ((table["valid"] > 0) & (age >= hours)).nonzero()[0]]
+        blocks = older_than(table, self.storage.translation.hours, hours)
         for first in range(0, len(blocks), REFRESH_AT_ONCE):
             self.storage.target.care(refresh=blocks[first : first + REFRESH_AT_ONCE])
         return len(blocks)

@@ -2,17 +2,16 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
-import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import pytest
 from controlled import DEADLINE_SECONDS, Controlled
+from ctl_program import PROGRAM, Watching, ctl
 from test_events import happen
 
 from virtflash.cli.ctl import value
@@ -20,14 +19,6 @@ from virtflash.config.configuration import Volume
 from virtflash.control.client import Client, ControlError
 from virtflash.control.methods import Methods
 from virtflash.control.operator import NewLimits, OperatorError
-
-PROGRAM = Path(sys.executable).with_name("virtflash")
-
-
-def ctl(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [str(PROGRAM), "ctl", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE_SECONDS, **options)
-
 
 # What is written, what the server is asked for, and words of what is printed.
 CALLS: list[tuple[str, tuple[Any, ...] | None, str]] = [
@@ -152,69 +143,59 @@ def test_help_without_a_server() -> None:
     assert "virtflash ctl SOCKET --help" in ended.stdout
 
 
-class Watching:
-    """`ctl watch` as a child process. Entering returns when it watches."""
+class WatchingNow(Watching):
+    """Entering returns when it watches."""
 
     def __init__(self, served: Controlled, *words: str) -> None:
+        super().__init__(served.path, *words)
         self._served = served
-        self._command = [str(PROGRAM), "ctl", str(served.path), "watch", *words]
 
-    def __enter__(self) -> "subprocess.Popen[str]":
-        self.process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def __enter__(self) -> Self:
+        super().__enter__()
         ended = threading.Timer(DEADLINE_SECONDS, self.process.kill)
         ended.start()
         while not self._served.events._subscriptions:
             assert self.process.poll() is None
         ended.cancel()
-        return self.process
-
-    def __exit__(self, *_exception: object) -> None:
-        self.process.kill()
-        self.process.communicate()
+        return self
 
 
 def test_events_as_lines(served: Controlled) -> None:
-    with Watching(served, "events=connected,left", "volume=cluster") as watching:
+    with WatchingNow(served, "events=connected,left", "volume=cluster") as watching:
         happen("connected", "cluster", "it came\nand stayed")
         happen("other", "cluster")
         happen("left", "cluster", "it left", 40)
-        assert watching.stdout is not None
-        lines = [watching.stdout.readline().split(maxsplit=1)[1] for _ in range(2)]
-        watching.send_signal(signal.SIGINT)
-        assert watching.wait(DEADLINE_SECONDS) == 0
-        assert watching.stderr is not None
-        assert watching.stderr.read() == ""
+        lines = [watching.line().split(maxsplit=1)[1] for _ in range(2)]
+        assert watching.interrupted() == (0, "")
     assert lines == ["info    cluster: it came and stayed\n", "error   cluster: it left\n"]
 
 
 def test_events_as_json(served: Controlled) -> None:
     happen("before")
-    with Watching(served, "recent=1", "--json") as watching:
+    with WatchingNow(served, "recent=1", "--json") as watching:
         happen("budget", "cluster", left=0)
-        assert watching.stdout is not None
-        events = [json.loads(watching.stdout.readline()) for _ in range(2)]
+        events = [json.loads(watching.line()) for _ in range(2)]
     assert [event["kind"] for event in events] == ["before", "budget"]
     assert events[1]["data"] == {"left": 0}
 
 
 def test_a_server_that_goes_is_told_in_one_line(served: Controlled) -> None:
-    with Watching(served) as watching:
+    with WatchingNow(served) as watching:
         happen("stopping")
         served.control.close()
-        said, complained = watching.communicate(timeout=DEADLINE_SECONDS)
-    assert watching.returncode == 1
+        said, complained = watching.process.communicate(timeout=DEADLINE_SECONDS)
+    assert watching.process.returncode == 1
     assert "it happened" in said
     assert complained.splitlines() == [f"virtflash ctl: {served.path}: the server went away"]
 
 
 def test_a_reader_that_goes(served: Controlled) -> None:
-    with Watching(served) as watching:
-        assert watching.stdout is not None
-        watching.stdout.close()
+    with WatchingNow(served) as watching:
+        assert watching.process.stdout is not None and watching.process.stderr is not None
+        watching.process.stdout.close()
         happen("much")
-        assert watching.wait(DEADLINE_SECONDS) == 1
-        assert watching.stderr is not None
-        assert len(watching.stderr.read().splitlines()) == 1
+        assert watching.process.wait(DEADLINE_SECONDS) == 1
+        assert len(watching.process.stderr.read().splitlines()) == 1
 
 
 def test_completion(served: Controlled) -> None:

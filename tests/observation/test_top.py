@@ -1,31 +1,20 @@
 """`virtflash top` in a terminal: what it shows is what the server counts, and the terminal is afterwards as before."""
 
-import fcntl
 import json
-import os
-import pty
-import select
 import signal
-import struct
-import subprocess
-import sys
 import termios
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
-import pyte
 import pytest
 from made_status import cockpit, histogram
 from status_server import StatusServer
+from terminal_screen import Screen, row, run_top
 
 from virtflash.observation.rates import percentile, rates_between
 from virtflash.observation.top_screen import seconds, size
 from virtflash.status import Status
-
-PROGRAM = Path(sys.executable).with_name("virtflash")
-DEADLINE_SECONDS = 20
 
 
 def busy(number: int) -> Status:
@@ -40,52 +29,6 @@ def busy(number: int) -> Status:
         latency=made.volumes[0].latency | {"read": histogram(us100=500 * number)},
     )
     return msgspec.structs.replace(made, uptime=100.0 + number, volumes=[cluster, *made.volumes[1:]])
-
-
-class Screen:
-    """The program in a pseudo terminal that a terminal emulator reads."""
-
-    def __init__(self, socket: Path, columns: int, lines: int, environment: dict[str, str]) -> None:
-        self.master, self.slave = pty.openpty()
-        self.screen = pyte.Screen(columns, lines)
-        self.stream = pyte.ByteStream(self.screen)
-        self.raw = b""
-        self.resize(columns, lines)
-        self.before = termios.tcgetattr(self.slave)
-        self.process = subprocess.Popen(
-            [PROGRAM, "top", socket, "--interval", "0.1"],
-            stdin=self.slave, stdout=self.slave, stderr=subprocess.PIPE, text=True,
-            env=os.environ | {"TERM": "xterm-256color"} | environment, start_new_session=True,
-        )  # fmt: skip
-
-    def resize(self, columns: int, lines: int) -> None:
-        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-        self.screen.resize(lines, columns)
-
-    def until(self, holds: Callable[[str], bool]) -> str:
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not holds(self.text):
-            assert select.select([self.master], [], [], max(0.0, deadline - time.monotonic()))[0], self.text
-            piece = os.read(self.master, 65536)
-            self.raw += piece
-            self.stream.feed(piece)
-        return self.text
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.screen.display)
-
-    def press(self, keys: str) -> None:
-        os.write(self.master, keys.encode())
-
-    def ended(self) -> tuple[int, str]:
-        status = self.process.wait(DEADLINE_SECONDS)
-        assert self.process.stderr is not None
-        assert termios.tcgetattr(self.slave) == self.before
-        while select.select([self.master], [], [], 0)[0]:
-            self.raw += os.read(self.master, 65536)
-        with self.process.stderr:
-            return status, self.process.stderr.read()
 
 
 @pytest.fixture
@@ -105,14 +48,7 @@ def top(server: StatusServer) -> Iterator[Callable[..., Screen]]:
 
     yield start
     for screen in started:
-        screen.process.kill()
-        screen.process.wait()
-        os.close(screen.master)
-        os.close(screen.slave)
-
-
-def row(text: str, name: str) -> str:
-    return next((line for line in text.splitlines() if line.startswith(name)), "")
+        screen.close()
 
 
 SECOND_FRAME = (" 500 ", "wear 2 MB/s, WA 2.00", "budget 50 % left", "budget -0 % left SPENT", "3 errors", "100/512")
@@ -136,7 +72,7 @@ def test_the_screen_is_what_the_server_counts(top: Callable[..., Screen], column
     ]
     assert row(shown, "cluster").split()[-1] == "7"
     assert row(shown, "infotainment").split()[1] == "read-only"
-    assert "process 811 of user 990, wear 2 MB/s, WA 2.00" in shown
+    assert "wear 2 MB/s, WA 2.00, 3 errors, process 811 of user 990" in shown
     assert "budget 50 % left" in shown
     assert "budget -0 % left SPENT" in shown
     assert "3 errors" in shown
@@ -211,20 +147,15 @@ def test_a_dumb_terminal(top: Callable[..., Screen]) -> None:
     assert screen.ended()[0] == 0
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [str(PROGRAM), "top", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE_SECONDS)
-
-
 def test_once(server: StatusServer) -> None:
-    ended = run(server.path, "--once", "--interval", "0.1")
+    ended = run_top(server.path, "--once", "--interval", "0.1")
     assert ended.returncode == 0
     assert row(ended.stdout, "cluster").split()[2] == "500"
     assert max(map(len, ended.stdout.splitlines())) <= 80
 
 
 def test_once_as_json(server: StatusServer) -> None:
-    told = json.loads(run(server.path, "--once", "--json", "--interval", "0.1").stdout)
+    told = json.loads(run_top(server.path, "--once", "--json", "--interval", "0.1").stdout)
     assert msgspec.convert(told["status"], Status) == busy(1)
     assert told["rates"]["volumes"]["cluster"]["iops"] == 500
     assert told["rates"]["volumes"]["cluster"]["latency"]["read"]["requests"] == 500
@@ -232,7 +163,7 @@ def test_once_as_json(server: StatusServer) -> None:
 
 def test_what_is_in_the_way_is_one_line(tmp_path: Path, server: StatusServer) -> None:
     for arguments, named in (([tmp_path / "no", "--once"], "no server answers"), ([server.path], "--once")):
-        ended = run(*arguments)
+        ended = run_top(*arguments)
         assert ended.returncode == 1
         assert ended.stderr.count("\n") == 1
         assert named in ended.stderr

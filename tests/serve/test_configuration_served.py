@@ -1,5 +1,6 @@
 """A configuration served: each volume at its socket, its owner, its limits; what changes while guests are there."""
 
+import errno
 import os
 import pwd
 import re
@@ -7,10 +8,9 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from configured import CAPACITY, MIB, Configured
+from configured import MIB, Configured
 from watched_server import wait_until
 
 from virtflash.config import ConfigurationError, read_configuration
@@ -427,6 +427,23 @@ def test_what_cannot_be_kept_apart_leaves_nothing_behind(configure: Callable[...
         assert [volume["name"] for volume in configured.ask("volumes")] == ["one"]
 
 
+def test_a_deletion_that_failed_can_be_tried_again(
+    configure: Callable[..., Configured], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_arguments: object) -> None:
+        raise OSError(errno.EROFS, "the flash takes no more")
+
+    configured = configure()
+    with configured.served() as service:
+        pool = service.server.flashes["emmc0"].pool
+        with monkeypatch.context() as patched, pytest.raises(ControlError, match="takes no more"):
+            patched.setattr(pool, "_erase", fails)
+            configured.ask("delete", name="infotainment")
+        assert [volume.name for volume in pool.being_erased] == ["infotainment"]
+        configured.ask("delete", name="infotainment")
+        assert pool.being_erased == ()
+
+
 @pytest.mark.parametrize(("key", "value"), [("serial", "säge"), ("size", 513), ("iops", "0 /s"), ("flash", "emmc9")])
 def test_a_volume_that_no_file_could_have_is_not_made(
     configure: Callable[..., Configured], key: str, value: object
@@ -437,46 +454,3 @@ def test_a_volume_that_no_file_could_have_is_not_made(
         with pytest.raises(ControlError, match=str(value) if key == "flash" else key):
             configured.ask("create", **made)
         assert [volume.name for volume in service.server.flashes["emmc0"].pool.volumes] == list(TWO)
-
-
-CALLS: dict[str, dict[str, Any]] = {
-    "status": {},
-    "volumes": {},
-    "create": {"name": "new", "flash": "emmc0", "size": "4 MiB", "socket": "new.sock"},
-    "grow": {"name": "cluster", "size": "17 MiB"},
-    "flush": {},
-    "erase": {"name": "cluster"},
-    "refresh": {"older_than": "1 h"},
-    "reload": {},
-    "delete": {"name": "infotainment"},
-    "limits": {"name": "cluster", "bandwidth": "20 MB/s", "wear_budget": "1 GB/day"},
-    "wear": {"name": "cluster"},
-    "log_level": {"level": "debug"},
-    "watch": {},
-    "methods": {},
-}
-
-
-def test_every_method_does_what_it_says(configure: Callable[..., Configured]) -> None:
-    configured = configure()
-    with configured.served():
-        with BlkDriver(configured.socket("cluster")) as driver:
-            write_stamps(driver, "cluster")
-        answers = {method: configured.ask(method, **parameters) for method, parameters in CALLS.items()}
-        assert {method["name"] for method in answers["methods"]} == {*CALLS, "shutdown"}
-        assert [volume["name"] for volume in configured.ask("volumes")] == ["cluster", "new"]
-        assert answers["limits"]["bandwidth"] == 20_000_000
-        assert answers["log_level"] == "debug"
-        assert answers["status"]["flashes"][0]["size"] == CAPACITY
-        assert answers["wear"][0]["bytes_written"] == 64 * 4096
-        with BlkDriver(configured.socket("cluster")) as driver:
-            assert driver.read(0, 64 * 4096).check().data == bytes(64 * 4096)
-        configured.ask("log_level", level="info")
-
-
-def test_shutdown_ends_it_well(tmp_path: Path) -> None:
-    configured = Configured(tmp_path, {"cluster": "8 MiB"})
-    with configured.in_a_child() as child:
-        configured.ask("shutdown")
-        assert child.wait(20) == 0
-    assert not configured.socket("cluster").exists() and not configured.socket("control").exists()

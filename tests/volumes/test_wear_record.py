@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import select
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,6 +138,21 @@ def test_nobody_is_kept_waiting_for_what_cannot_be_noted(
         ledger.stop()
     assert "cannot be noted" in caplog.text
     os.close(ledger.fd)
+
+
+def test_who_asks_before_the_account_is_there_is_heard(carved: Carved) -> None:
+    """A guest that writes while its volume gets a budget; its requests would wait for ever."""
+    ledger, allowance = carved.ledger(), Allowance()
+    ledger.start()
+    allowance.set_rates(wear=1000, wear_burst=1 << 20, ledger_fd=ledger.fd)
+    allowance.admit(4096, writes=True, now_ns=time.monotonic_ns())
+    wait_until(lambda: not select.select([ledger.fd], [], [], 0)[0], "it was asked")
+    with ledger._lock:
+        assert allowance.closed_until() is None
+        ledger.open_account(UUID(int=7), allowance, 1000)
+    wait_until(lambda: allowance.closed_until() is not None, "the mark is moved")
+    ledger.stop()
+    ledger.close()
 
 
 def test_accounts_over_restarts(carved: Carved) -> None:

@@ -150,7 +150,10 @@ class Operator(Protocol):
             Duration | None, Meta(description="since it was written; left out: what the flash itself finds too old")
         ] = None,
     ) -> dict[str, int]:
-        """Write data anew before it fades. Tells, for each flash, how many blocks will be."""
+        """Write data anew before it fades. Tells, for each flash, how many blocks will be.
+
+        It is done while a machine is connected and wants nothing else. Blocks that are still being filled are left out.
+        """
 
     @takes_long
     def reload(self) -> Reloaded:

@@ -93,11 +93,22 @@ def judge(
 
     `block_units`: units of a block that is not in SLC mode.
     """
-    data = (table["use"] == CLOSED) & (table["flags"] & FLAG_META == 0)
+    data = holds_data(table)
     return Advice(
         refresh=too_old(table, data, hours, limits, slc_limits),
         collect=worth_collecting(table, data, sequence, block_units),
     )
+
+
+def holds_data(table: NDArray[Any]) -> NDArray[Any]:
+    """Of each block: it is full, and not of what the translation layer keeps for itself."""
+    return numpy.asarray((table["use"] == CLOSED) & (table["flags"] & FLAG_META == 0))
+
+
+def older_than(table: NDArray[Any], hours: float, age: float) -> list[int]:
+    """Blocks of a snapshot taken at a time in hours, whose data has lain for so many hours, or longer."""
+    since = hours - table["hours"].astype("int64")
+    return [int(block) for block in numpy.flatnonzero(holds_data(table) & (table["valid"] > 0) & (since >= age))]
 
 
 def too_old(

@@ -63,17 +63,17 @@ def volume_lines(volume: VolumeStatus, rates: VolumeRates) -> list[Text]:
 
 
 def details(volume: VolumeStatus, rates: VolumeRates) -> list[str]:
-    """The second line: who is there, wear, budget, what is out of the ordinary."""
-    front_end = volume.front_end
-    parts = [f"process {front_end.process} of user {front_end.user}" if front_end else "no front end"]
-    if volume.programmed is not None:
-        parts.append(f"wear {size(rates.programmed or 0)}/s, WA {ratio(rates.write_amplification)}")
+    """The second line, the least important last, since there may be no room for it: budget, wear, what is out of the
+    ordinary, who is there."""
+    parts, front_end = [], volume.front_end
     if volume.budget is not None:
         spent = " SPENT" if volume.budget.spent else ""
         parts.append(f"budget {share(volume.budget.left, volume.budget.burst)} left{spent}")
+    if volume.programmed is not None:
+        parts.append(f"wear {size(rates.programmed or 0)}/s, WA {ratio(rates.write_amplification)}")
     parts += [f"{rates.delayed:.0f}/s delayed"] if rates.delayed else []
     parts += [f"{volume.errors} errors"] if volume.errors else []
-    return parts
+    return [*parts, f"process {front_end.process} of user {front_end.user}" if front_end else "no front end"]
 
 
 def flash_lines(flashes: Sequence[FlashStatus], rates: Rates) -> list[Text]:

@@ -76,6 +76,8 @@ class BudgetLedger:
             if uuid not in self._accounts and owed is not None:
                 allowance.owe(owed.left_of_it(rate, self._clock()))
             self._accounts[uuid] = Account(allowance, rate)
+            if allowance.wear["wanted"]:  # it asked while it had no account, and nobody heard it: it will not ask again
+                os.eventfd_write(self.fd, 1)
 
     def close_account(self, uuid: UUID, *, forget: bool = False) -> None:
         """It has none any more. `forget`: the volume is gone."""
