@@ -1,0 +1,51 @@
+"""The states in which a volume can be, and what passes in each: the whole of what the gate knows.
+
+The table is applied to the data plane as it stands here, written out in docs/health.md, and tested request by request.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class PlatformState(IntEnum):
+    """From free to closed: of several that hold at once, the greatest is in force."""
+
+    NORMAL = 0
+    DURABLE = 1  # the supply may fail soon
+    THROTTLED = 2  # it is getting hot
+    READ_ONLY = 3  # it may not be written any more
+    OFFLINE = 4  # it may not be used
+
+    @property
+    def word(self) -> str:
+        """As configurations and reports write it."""
+        return self.name.lower().replace("_", "-")
+
+    @classmethod
+    def of(cls, word: str) -> "PlatformState":
+        """KeyError: there is none of that name."""
+        return cls[word.upper().replace("-", "_")]
+
+
+CHANGES = frozenset({"write", "discard", "write_zeroes", "secure_erase"})  # requests that change the medium
+
+
+@dataclass(frozen=True)
+class Permission:
+    """`refused`: requests that are answered with IOERR. `durable`: a write is stable when it completes, whatever was
+    negotiated. `limited`: writes and trims have a rate. `background`: the flash may collect, level and refresh for its
+    own sake; where it may not, it does only what a request cannot do without."""
+
+    refused: frozenset[str] = frozenset()
+    durable: bool = False
+    limited: bool = False
+    background: bool = True
+
+
+PERMISSIONS = {
+    PlatformState.NORMAL: Permission(),
+    PlatformState.DURABLE: Permission(durable=True, background=False),
+    PlatformState.THROTTLED: Permission(limited=True, background=False),
+    PlatformState.READ_ONLY: Permission(refused=CHANGES, background=False),
+    PlatformState.OFFLINE: Permission(refused=CHANGES | {"read"}, background=False),
+}
