@@ -12,6 +12,7 @@ from virtflash.backing import Backing
 from virtflash.devices.blk import RANGES_MAX, BlkDevice, BlkOptions
 from virtflash.engine import QUEUE_ENTRIES_MAX, Binding, Mapping, MemoryTable, Queue, Reactor
 from virtflash.engine.allowance import Allowance
+from virtflash.health.policy import FREE
 from virtflash.logs import LIFE_LINES, Log
 from virtflash.vhost_user.backend import RefusedError, Vring
 from virtflash.vhost_user.messages import MemoryRegion
@@ -66,6 +67,7 @@ class Export:
             allowance.owner = reactors[0].run
         self.binding.write_through = True  # until a driver has said what it can
         self.queues = [Queue(reactors[i % len(reactors)], self.binding, i) for i in range(options.queues)]
+        self.verdict = FREE  # what the platform lets it do
         self._mappings: dict[MemoryRegion, Mapping] = {}
         self._table = MemoryTable([])
         self._features = 0

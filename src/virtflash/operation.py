@@ -15,13 +15,16 @@ from virtflash.config.configuration import LogLevel
 from virtflash.config.contradictions import volume_problems
 from virtflash.config.quantities import Duration, Size
 from virtflash.config.values import value_problems
-from virtflash.control.operator import NewLimits, OperatorError, Reloaded
+from virtflash.control.operator import TTL, NewLimits, OperatorError, Reloaded
+from virtflash.health.sensors.sensor import SensorError
+from virtflash.platform_watch import PlatformWatch
 from virtflash.server import Served
 from virtflash.service import TROUBLE, Service, in_words
 from virtflash.shared_flash import SECTOR_BYTES, SharedFlash
-from virtflash.status import Limits, Status, VolumeStatus, WearStatus
+from virtflash.status import Limits, SensorStatus, Status, VolumeStatus, WearStatus
 from virtflash.volumes.limits import VolumeLimits
 
+SECOND_MS = 1000
 MINUTE_MS = 60_000
 
 
@@ -34,13 +37,15 @@ def told() -> Iterator[None]:
         raise OperatorError("; ".join(error.problems)) from error
     except TROUBLE as error:
         raise OperatorError(in_words(error)) from error
+    except SensorError as error:
+        raise OperatorError(str(error)) from error
 
 
 class Operation:
     """Implements `control.operator.Operator`."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, watch: PlatformWatch) -> None:
+        self._service, self._watch = service, watch
         self._server = service.server
 
     def _served(self, name: str) -> Served:
@@ -103,6 +108,7 @@ class Operation:
             raise OperatorError(f"volume {name} is read-only; make it writable first")
         assert served.flash is not None
         with told(), self._service.lock:
+            served.flash.check_writable()
             window = served.flash.pool.window(name)
             window.change(SECURE_ERASE if secure else UNMAP_ZEROES, 0, window.volume.sectors)
             served.flash.storage.target.flush()
@@ -111,6 +117,8 @@ class Operation:
         chosen = self._server.flashes.values() if flash is None else [self._flash(flash)]
         hours = None if older_than is None else older_than / (60 * MINUTE_MS)
         with told():
+            for each in chosen:
+                each.check_writable()
             return {each.name: each.refresh(hours) for each in chosen}
 
     # What it may take
@@ -127,6 +135,23 @@ class Operation:
             if given:
                 served.flash.limit(name, replace(before, **given))
             return status_report.limits_of(served.flash.limits.get(name, VolumeLimits()))
+
+    # What the platform is like
+
+    def sensors(self) -> list[SensorStatus]:
+        now = self._watch.now()
+        return [
+            SensorStatus(name=name, unit=reading.unit, value=reading.value, age=now - reading.at, problem=reading.problem)
+            for name, reading in sorted(self._watch.readings().items())
+        ]
+
+    def push(self, sensor: str, value: float, ttl: Duration = TTL) -> None:
+        with told():
+            self._watch.pushed.push(sensor, value, ttl / SECOND_MS)
+
+    def simulate(self, sensor: str, value: float | None = None) -> None:
+        with told():
+            self._watch.simulate(sensor, value)
 
     # The server
 

@@ -21,6 +21,7 @@ from virtflash.config.reading import complaint
 from virtflash.devices.blk import BlkOptions
 from virtflash.export import Export
 from virtflash.logs import set_log_level
+from virtflash.platform_gate import PlatformGate
 from virtflash.reload import LIMITS, Change, plan
 from virtflash.server import Options, Served, Server, ServerError, default_serial
 from virtflash.shared_flash import SECTOR_BYTES, SharedFlash
@@ -47,6 +48,11 @@ class Service:
     inherited: dict[str, int] = field(default_factory=dict)
     made_meanwhile: list[str] = field(default_factory=list)  # volumes that an operator has made
     lock: RLock = field(default_factory=RLock)
+    gate: PlatformGate = field(init=False)
+    on_volumes: Callable[[], None] | None = None  # volumes have come or gone
+
+    def __post_init__(self) -> None:
+        self.gate = PlatformGate(self.server)
 
     @classmethod
     def create(cls, path: Path, configuration: Configuration, inherited: dict[str, int] | None = None) -> Self:
@@ -108,11 +114,16 @@ class Service:
         if self.server.find(name) is not None:
             raise VolumeError(f"volume {name} is served already")
         flash.make(name, volume)
+        self._tell_of_volumes()
         try:
             return self._serve(name, volume, flash, owner)
         except BaseException:
             flash.release(name)
             raise
+
+    def _tell_of_volumes(self) -> None:
+        if self.on_volumes is not None:
+            self.on_volumes()
 
     def _serve(self, name: str, volume: Volume, flash: SharedFlash, owner: SocketOwner | None) -> Served:
         assert flash.reactor is not None
@@ -126,6 +137,7 @@ class Service:
             allowance,
             critical=volume.priority == "critical",
         )
+        self.gate.admit(export, flash)
         if name in self.inherited:
             listening = adopt_socket(os.dup(self.inherited[name]))
             return self.server.serve(export, listening, flash.reactor, owner=owner, flash=flash)
@@ -180,6 +192,7 @@ class Service:
             if served is not None:
                 self.server.stop_serving(served)
             flash.delete(name, secure=secure)
+            self._tell_of_volumes()
             self._note(name, None)
             self.made_meanwhile = [other for other in self.made_meanwhile if other != name]
 
@@ -301,6 +314,7 @@ class Service:
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        self.gate.settle()
         self.server.close()
 
 

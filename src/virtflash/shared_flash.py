@@ -44,6 +44,7 @@ class SharedFlash:
         self._targets: dict[str, VolumeTarget] = {}
         self._owners: dict[UUID, int] = {}
         self._counted_from: dict[UUID, int] = {}  # a number may have been another volume's before
+        self.writable = True  # as the platform has it
         self.name_owners()
 
     @classmethod
@@ -117,12 +118,41 @@ class SharedFlash:
         return self.storage.target.programmed(self._owners[uuid]) - self._counted_from[uuid]
 
     @property
+    def background(self) -> bool:
+        """May it collect, level, refresh and be looked after for its own sake?"""
+        return self.storage.target.background
+
+    @background.setter
+    def background(self, allowed: bool) -> None:
+        self.storage.target.background = allowed
+
+    @property
+    def frozen(self) -> bool:
+        """May not even what was accepted be written? It is lost then if the server ends."""
+        return self.storage.frozen
+
+    @frozen.setter
+    def frozen(self, value: bool) -> None:
+        self.storage.frozen = value
+
+    def is_unstable(self, name: str) -> bool:
+        """Would a flush of a volume have to program something? What only waits for the host's disk is synced first."""
+        self.storage.target.sync()
+        return self.storage.target.unstable(self._owners[self.pool.find(name).uuid])
+
+    def check_writable(self) -> None:
+        """VolumeError: the state of the platform does not let it be written."""
+        if not self.writable:
+            raise VolumeError(f"flash {self.name} may not be written now: see the states of its volumes")
+
+    @property
     def read_only(self) -> bool:
         return self.backing.read_only
 
     def make(self, name: str, section: VolumeSection) -> Volume:
         """What a configuration says of a volume becomes true: it is made, grown, or marked. VolumeError, OSError."""
         sectors = section.size // SECTOR_BYTES
+        self.check_writable()
         known = {volume.name: volume for volume in self.pool.volumes}
         if name not in known:
             volume = self.pool.create(name, sectors, read_only=section.read_only, secure_delete=section.secure_delete)
@@ -167,6 +197,7 @@ class SharedFlash:
 
     def grow(self, name: str, sectors: int) -> None:
         """While it is served. Its guest is told by whoever serves it. VolumeError, OSError."""
+        self.check_writable()
         volume = self.pool.grow(name, sectors)
         self.name_owners()
         if name in self._targets:
@@ -178,6 +209,7 @@ class SharedFlash:
 
     def delete(self, name: str, *, secure: bool | None = None) -> None:
         """Nobody serves it any more. VolumeError, OSError."""
+        self.check_writable()
         known = {volume.name: volume.uuid for volume in self.pool.table.volumes}
         self.pool.delete(name, secure=secure)
         self.name_owners()

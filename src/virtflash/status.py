@@ -39,6 +39,21 @@ class Budget(Struct, frozen=True, kw_only=True):
     times_spent: int  # since the server began
 
 
+class HealthStatus(Struct, frozen=True, kw_only=True):
+    """What the platform lets a volume do, and why."""
+
+    state: Literal["normal", "durable", "throttled", "read-only", "offline"] = "normal"
+    causes: list[str] = []  # in words
+    frozen: bool = False  # what was accepted is not written either
+    write_rate: int | None = None  # bytes a second, while it is throttled
+    alarms: list[str] = []
+
+
+# failed: a write or a sync was lost, every flush fails. Else the strictest of what the platform has it in, of what it
+# was configured as, and of its budget.
+VolumeState = Literal["serving", "durable", "throttled", "read-only", "offline", "failed"]
+
+
 class VolumeStatus(Struct, frozen=True, kw_only=True):
     """One volume."""
 
@@ -46,7 +61,7 @@ class VolumeStatus(Struct, frozen=True, kw_only=True):
     flash: str | None  # by name; None: it is no part of one
     size: int
     socket: str
-    state: Literal["serving", "read-only", "failed"]  # failed: a write or a sync was lost, every flush fails
+    state: VolumeState
     read_only: bool  # as it was made or configured
     critical: bool  # what it reads comes before what others want
     queues: int
@@ -57,6 +72,7 @@ class VolumeStatus(Struct, frozen=True, kw_only=True):
     bytes_written: int
     bytes_discarded: int
     errors: int
+    refused: int  # of them: since the platform does not allow it
     unsupported: int
     malformed: int
     in_flight: int
@@ -65,6 +81,7 @@ class VolumeStatus(Struct, frozen=True, kw_only=True):
     limits: Limits
     programmed: int | None = None  # bytes of flash, for this volume; None: not counted
     budget: Budget | None = None
+    health: HealthStatus = field(default_factory=HealthStatus)
 
 
 class WearStatus(Struct, frozen=True, kw_only=True):
@@ -103,6 +120,16 @@ class FlashStatus(Struct, frozen=True, kw_only=True):
     spare_blocks: int
     lost_units: int
     corrected_bits: int
+
+
+class SensorStatus(Struct, frozen=True, kw_only=True):
+    """What one sensor said last."""
+
+    name: str
+    unit: str
+    value: float | None  # None: there is no reading
+    age: float  # seconds
+    problem: str | None = None  # why there is none
 
 
 class ReactorStatus(Struct, frozen=True, kw_only=True):

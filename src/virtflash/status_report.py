@@ -3,15 +3,28 @@
 import os
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from virtflash import __version__
 from virtflash.engine import LATENCY_BOUNDS
 from virtflash.engine.allowance import Allowance
 from virtflash.export import Export
+from virtflash.health.platform_state import PlatformState
+from virtflash.health.policy import Verdict
 from virtflash.server import Served, Server
 from virtflash.shared_flash import SECTOR_BYTES, SharedFlash
-from virtflash.status import Budget, FlashStatus, FrontEnd, Limits, ReactorStatus, Status, VolumeStatus, WearStatus
+from virtflash.status import (
+    Budget,
+    FlashStatus,
+    FrontEnd,
+    HealthStatus,
+    Limits,
+    ReactorStatus,
+    Status,
+    VolumeState,
+    VolumeStatus,
+    WearStatus,
+)
 from virtflash.volumes.limits import DAY_SECONDS, VolumeLimits
 
 if TYPE_CHECKING:
@@ -60,6 +73,7 @@ def volume_status(served: Served) -> VolumeStatus:
         bytes_written=sum(queue["bytes_written"] for queue in counted),
         bytes_discarded=sum(queue["bytes_discarded"] for queue in counted),
         errors=sum(queue["errors"] for queue in counted),
+        refused=sum(queue["refused"] for queue in counted),
         unsupported=sum(queue["unsupported"] for queue in counted),
         malformed=sum(queue["malformed"] for queue in counted),
         in_flight=sum(queue["in_flight"] for queue in counted),
@@ -68,7 +82,27 @@ def volume_status(served: Served) -> VolumeStatus:
         limits=limits_of(limits),
         programmed=None if flash is None else flash.programmed(export.name),
         budget=budget,
+        health=health_of(export.verdict),
     )
+
+
+def health_of(verdict: Verdict) -> HealthStatus:
+    return HealthStatus(
+        state=verdict.state.word,
+        causes=[cause.words for cause in verdict.causes],
+        frozen=verdict.freeze,
+        write_rate=verdict.write_rate,
+        alarms=[alarm.words for alarm in verdict.alarms],
+    )
+
+
+SERVING: dict[PlatformState, VolumeState] = {
+    PlatformState.NORMAL: "serving",
+    PlatformState.DURABLE: "durable",
+    PlatformState.THROTTLED: "throttled",
+    PlatformState.READ_ONLY: "read-only",
+    PlatformState.OFFLINE: "offline",
+}
 
 
 def requests_of(counted: "Sequence[QueueStatistics]") -> dict[str, int]:
@@ -87,11 +121,13 @@ def front_end_of(served: Served) -> FrontEnd | None:
     return None if peer is None else FrontEnd(process=peer.process, user=peer.user, since=served.door.since)
 
 
-def state_of(export: Export, limits: VolumeLimits, budget: Budget | None) -> Literal["serving", "read-only", "failed"]:
+def state_of(export: Export, limits: VolumeLimits, budget: Budget | None) -> VolumeState:
     if export.binding.sync_failed:
         return "failed"
     spent = budget is not None and budget.spent and limits.when_spent == "read-only"
-    return "read-only" if export.backing.read_only or spent else "serving"
+    own = PlatformState.READ_ONLY if export.backing.read_only or spent else PlatformState.NORMAL
+    state = max(own, export.verdict.state)
+    return SERVING[state]
 
 
 def limits_of(limits: VolumeLimits) -> Limits:

@@ -12,6 +12,7 @@ from virtflash.config.reading import complaint
 from virtflash.control.control_socket import ControlSocket
 from virtflash.control.events import EventLog
 from virtflash.operation import Operation
+from virtflash.platform_watch import PlatformWatch
 from virtflash.service import Service
 from virtflash.systemd import SystemdError, Watchdog, notify, notify_reloading
 from virtflash.vhost_user.listening_socket import adopt_socket, bind_socket
@@ -25,7 +26,8 @@ class Surroundings:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._operation = Operation(service)
+        self._watch = PlatformWatch(service)
+        self._operation = Operation(service, self._watch)
         self._events = EventLog()
         self._leaving = ExitStack()
         self._asked: threading.Event | None = None  # whether the reactors answer, and they have not yet
@@ -34,6 +36,8 @@ class Surroundings:
         with ExitStack() as undo:
             self._events.attach()
             undo.callback(self._events.detach)
+            self._watch.start()
+            undo.callback(self._watch.stop)
             self._open_control(undo)
             self._open_metrics(undo)
             watchdog = Watchdog(self._reactors_answer, self._service.server.log)

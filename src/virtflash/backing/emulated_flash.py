@@ -29,7 +29,7 @@ POWERED_ON, POWER_OFF_LONG = 1, 3
 
 @dataclass
 class EmulatedStorage:
-    """All that was opened of one image. `emmc`: where it is one."""
+    """All that was opened of one image. `emmc`: where it is one. `frozen`: nothing is to be written, not at its end."""
 
     chip: "EmulatedFlash"
     profile: "Profile"
@@ -37,6 +37,7 @@ class EmulatedStorage:
     target: "FlashTarget"
     emmc: "Emmc | None" = None
     read_only: bool = False
+    frozen: bool = False
     aged: float = field(default_factory=time.monotonic)  # up to when
 
     def story(self) -> str:
@@ -80,10 +81,12 @@ class EmulatedStorage:
         """In order: what was written is safe, the next start has nothing to do, and the device is as much older as it
         was open. Nobody owns the flash any more.
 
-        OSError: what the cache held could not be saved.
+        Frozen, nothing is written: it is as if the power had gone. OSError: what the cache held could not be saved.
         """
         self.target.owner = None
         try:
+            if self.frozen:
+                return
             if self.emmc is not None and not self.read_only:
                 self.emmc.switch(POWER_OFF_NOTIFICATION, POWER_OFF_LONG)
             else:

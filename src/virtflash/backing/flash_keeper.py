@@ -54,7 +54,7 @@ class FlashKeeper:
     def look_after(self) -> None:
         """One tick."""
         self._storage.age()
-        if self._storage.read_only:
+        if self._storage.read_only or not self._storage.target.background:
             return
         self._sync()
         advice = self._judge()

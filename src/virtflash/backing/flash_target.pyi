@@ -58,6 +58,8 @@ class FlashTarget:
     def sync(self) -> None:
         """The host's disk comes up with the image, where it has to: checkpoints and erases wait for that."""
     def tidy(self) -> None: ...  # flush, and leave the next start nothing to do
+    def unstable(self, owner: int = 0) -> bool:
+        """Would a flush have to program something for this owner (0: for anybody)?"""
     def background_level(self) -> int: ...  # as BKOPS_STATUS: 0 none, 1 outstanding, 2 writes pay for it, 3 critical
     def sanitize(self) -> None:
         """Remove from the medium whatever is not the data of a sector: stale copies, what was trimmed."""

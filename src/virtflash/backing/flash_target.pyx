@@ -36,7 +36,14 @@ from virtflash.backing.target cimport (
     TargetProgress,
 )
 from virtflash.backing.wear_ledger cimport distribute, programmed_by
-from virtflash.backing.write_cache cimport cache_data, cache_drop, cache_find, cache_free, cache_make
+from virtflash.backing.write_cache cimport (
+    cache_data,
+    cache_drop,
+    cache_find,
+    cache_free,
+    cache_held_of,
+    cache_make,
+)
 from virtflash.engine.atomics cimport exchange_u32, load_relaxed_u32
 from virtflash.engine.system cimport monotonic_ns
 from virtflash.flash.ageing cimport pass_time
@@ -46,7 +53,8 @@ from virtflash.flash.physics cimport draw
 from virtflash.ftl.checkpoint cimport checkpoint_now
 from virtflash.ftl.idle_work cimport erase_ahead
 from virtflash.ftl.refresh cimport mark_for_refresh, patrol_step
-from virtflash.ftl.state cimport ADVISED_MAX, FLAG_REFRESH, OWNERS, Advised, Ftl, OwnerTable
+from virtflash.ftl.safety cimport first_exposed
+from virtflash.ftl.state cimport ADVISED_MAX, FLAG_REFRESH, NO_BLOCK, OWNERS, Advised, Ftl, OwnerTable
 from virtflash.ftl.translation cimport (
     Translation,
     ftl_flush,
@@ -213,6 +221,7 @@ cdef enum:
     CALL_SET_OWNERS
     CALL_NOTE_OWNERS
     CALL_PROGRAMMED
+    CALL_UNSTABLE
 
 # What somebody who looks after the flash has found, and wants done.
 cdef struct Care:
@@ -342,6 +351,17 @@ cdef uint64_t programmed_exactly(FlashState *state, uint32_t owner) noexcept nog
     return programmed_by(&state.ledger, state.ftl, owner)
 
 
+cdef bint is_unstable(FlashState *state, uint32_t owner) noexcept nogil:
+    """Would a flush have to program something? 0: whoever's it is. What waits for the host's disk does not count."""
+    cdef uint32_t i
+    if cache_held_of(&state.cache, owner) or state.ftl.trims.count:
+        return True
+    for i in range(state.ftl.stream_count):
+        if first_exposed(state.ftl, &state.ftl.streams[i]) != NO_BLOCK:
+            return True
+    return False
+
+
 cdef void perform_rare(Request *request) noexcept nogil:
     cdef FlashState *state = request.state
     request.result = 0
@@ -369,6 +389,8 @@ cdef void perform_rare(Request *request) noexcept nogil:
         ftl_set_owners(state.ftl, request.owners, request.isolated, request.small_lanes)
     elif request.call == CALL_NOTE_OWNERS:
         ftl_note_owners(state.ftl, request.bits)
+    elif request.call == CALL_UNSTABLE:
+        request.result = is_unstable(state, request.owner)
     elif request.call == CALL_PROGRAMMED:
         request.mark = programmed_exactly(state, request.owner)
 
@@ -581,6 +603,13 @@ cdef class FlashTarget:
         self._simply(CALL_TIDY)
         if self.state.target.sync_fd >= 0:
             self._sync()
+
+    def unstable(self, uint32_t owner=0):
+        cdef Request request
+        memset(&request, 0, sizeof(request))
+        request.owner = owner
+        self._run(CALL_UNSTABLE, &request)
+        return request.result != 0
 
     def background_level(self):
         return self._simply(CALL_LEVEL)

@@ -11,10 +11,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from virtflash.config.configuration import LogLevel, Section, Volume
 from virtflash.config.quantities import ByteRate, Duration, RequestRate, Size
-from virtflash.status import Limits, Status, VolumeStatus, WearStatus
+from virtflash.status import Limits, SensorStatus, Status, VolumeStatus, WearStatus
 
 F = TypeVar("F", bound=Callable[..., object])
 
+TTL = Duration.read("10 s")  # of what is pushed
 EVENTS_KEPT = 256  # that happened before anybody asked
 
 Name = Annotated[str, Meta(min_length=1, description="a volume")]
@@ -154,6 +155,24 @@ class Operator(Protocol):
 
         It is done while a machine is connected and wants nothing else. Blocks that are still being filled are left out.
         """
+
+    def sensors(self) -> list[SensorStatus]:
+        """What the platform's health is judged by: each sensor that a rule is about, and what it said last."""
+
+    def push(
+        self,
+        sensor: Annotated[str, Meta(min_length=1, description="such as platform.supply")],
+        value: Annotated[float, Meta(description="in the sensor's unit")],
+        ttl: Annotated[Duration, Meta(description="for how long it is good")] = TTL,
+    ) -> None:
+        """Tell what the platform has measured. When its time is over and nothing new has come, the sensor is stale."""
+
+    def simulate(
+        self,
+        sensor: Annotated[str, Meta(min_length=1, description="of an emulated flash, such as emmc0.temperature")],
+        value: Annotated[float | None, Meta(description="in the sensor's unit; left out: what is measured")] = None,
+    ) -> None:
+        """Let an emulated flash measure something from now on: heat, a brown-out, a worn reserve."""
 
     @takes_long
     def reload(self) -> Reloaded:

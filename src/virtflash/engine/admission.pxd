@@ -29,6 +29,7 @@ cdef enum:
 
 cdef enum:
     AMPLIFICATION_WINDOW = 1048576  # bytes that a guest writes between two looks at the amplification
+    TRIM_BYTES = 4096  # that a discard or an erase counts for, where writes are throttled
     RECOVERED_SHARE = 8  # one in so many of the burst has to be there again before a spent budget counts as restored
 
 cdef extern from *:
@@ -45,6 +46,7 @@ cdef struct Allowance:
     Bucket requests
     Bucket bytes
     Bucket wear
+    Bucket writes  # bytes that change the medium, while the platform throttles
     uint32_t when_spent
     uint32_t spent  # shared
     uint64_t times_spent
@@ -136,6 +138,8 @@ cdef inline uint64_t admit(
         ready_ns = max(ready_ns, reserve(&allowance.requests, now_ns, 1))
     if allowance.bytes.ns_per_unit > 0 and transferred:
         ready_ns = max(ready_ns, reserve(&allowance.bytes, now_ns, transferred))
+    if allowance.writes.ns_per_unit > 0 and writes:
+        ready_ns = max(ready_ns, reserve(&allowance.writes, now_ns, transferred if transferred else <uint64_t>TRIM_BYTES))
     allowance.delayed += ready_ns > now_ns
     return ready_ns
 
@@ -144,6 +148,12 @@ cdef inline void begin_charged(Allowance *allowance, uint64_t written, double we
     """An admitted request begins."""
     allowance.charged += wear
     allowance.begun += written
+
+
+cdef inline void take_back(Allowance *allowance, uint64_t now_ns, double wear) noexcept nogil:
+    """An admitted request does not begin after all."""
+    if wear > 0:
+        give_back(&allowance.wear, now_ns, wear)
 
 
 cdef inline bint is_beyond_mark(const Allowance *allowance) noexcept nogil:
@@ -157,6 +167,8 @@ cdef inline uint64_t closed_until(const Allowance *allowance) noexcept nogil:
     cdef uint64_t until = open_again_ns(&allowance.requests) if allowance.requests.ns_per_unit > 0 else 0
     if allowance.bytes.ns_per_unit > 0:
         until = max(until, open_again_ns(&allowance.bytes))
+    if allowance.writes.ns_per_unit > 0:
+        until = max(until, open_again_ns(&allowance.writes))
     if allowance.wear.ns_per_unit > 0 and allowance.when_spent == SPENT_THROTTLE:
         until = max(until, open_again_ns(&allowance.wear))
     if is_beyond_mark(allowance):

@@ -46,6 +46,14 @@ cdef struct Rates:
     uint64_t now_ns
 
 
+# What the platform lets pass.
+cdef struct Throttle:
+    State *state
+    double rate
+    double burst
+    uint64_t now_ns
+
+
 # A mark that is noted.
 cdef struct Mark:
     State *state
@@ -89,6 +97,14 @@ cdef void apply_rates(void *argument) noexcept nogil:
     state.step_ns = (state.wear.burst_ns + state.wear.hold_ns) // STEP_SHARE
     if rates.wear <= 0:
         exchange_u32(&state.spent, 0)
+
+
+cdef void apply_throttle(void *argument) noexcept nogil:
+    """Those that wait go at once, and the next ones wait instead: a new rate owes nothing."""
+    cdef Throttle *throttle = <Throttle *>argument
+    throttle.state.writes.paid_ns = 0
+    fill(&throttle.state.writes, throttle.rate, throttle.burst, throttle.now_ns)
+    throttle.state.released = True
 
 
 cdef void apply_mark(void *argument) noexcept nogil:
@@ -165,6 +181,16 @@ cdef class Allowance:
             if rate > 0 and burst <= 0:
                 raise ValueError("a burst of nothing lets nothing pass")
         self._run(apply_rates, &rates)
+
+    def throttle(self, double rate, double burst=0, uint64_t now_ns=0):
+        cdef Throttle throttle = Throttle(&self.state, rate, burst, now_ns or monotonic_ns())
+        if rate > 0 and burst <= 0:
+            raise ValueError("a burst of nothing lets nothing pass")
+        self._run(apply_throttle, &throttle)
+
+    @property
+    def write_rate(self):
+        return 0.0 if self.state.writes.ns_per_unit <= 0 else SECOND_NS / self.state.writes.ns_per_unit
 
     cdef _run(self, void (*function)(void *argument) noexcept nogil, void *argument):
         cdef Call call

@@ -8,15 +8,13 @@ from libc.stdint cimport uint64_t
 
 from virtflash.backing.target cimport TARGET_MORE
 from virtflash.engine.admission cimport NEVER_NS, Allowance, admit, begin_charged, closed_until, settle
-from virtflash.engine.block_request cimport writes_data
+from virtflash.engine.block_request cimport changes_medium
 from virtflash.engine.completion cimport complete, raise_event
 from virtflash.engine.delayed_slots cimport delay, take_delayed
 from virtflash.engine.state cimport (
     EVENT_BUDGET_RESTORED,
     EVENT_BUDGET_SPENT,
-    OP_DISCARD,
     OP_READ,
-    OP_SECURE_ERASE,
     OP_WRITE,
     STAGE_READY,
     BindingState,
@@ -51,7 +49,7 @@ cdef inline void hold(ReactorState *reactor, Slot *slot, uint64_t ready_ns) noex
 cdef inline uint64_t admit_slot(ReactorState *reactor, Slot *slot) noexcept nogil:
     """When it may begin; NEVER_NS: not at all. That a budget is spent is told when it is found."""
     cdef BindingState *binding = slot.queue.binding
-    cdef bint writes = writes_data(slot.operation) or slot.operation == OP_DISCARD or slot.operation == OP_SECURE_ERASE
+    cdef bint writes = changes_medium(slot.operation)
     cdef bint moves = slot.operation == OP_READ or slot.operation == OP_WRITE
     cdef bint before = binding.allowance.spent
     cdef uint64_t ready_ns

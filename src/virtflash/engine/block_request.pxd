@@ -83,6 +83,10 @@ cdef inline bint writes_data(uint32_t operation) noexcept nogil:
     return operation == OP_WRITE or operation == OP_WRITE_ZEROES
 
 
+cdef inline bint changes_medium(uint32_t operation) noexcept nogil:
+    return writes_data(operation) or operation == OP_DISCARD or operation == OP_SECURE_ERASE
+
+
 cdef inline bint in_bounds(const BindingState *binding, uint64_t sector, uint64_t sectors) noexcept nogil:
     """Both in sectors of 512 bytes: neither a shift nor an addition, so nothing can wrap."""
     cdef uint64_t capacity = load_relaxed_u64(&binding.capacity)

@@ -124,6 +124,12 @@ cdef inline void complete_with_error(ReactorState *reactor, Slot *slot, int erro
     complete(reactor, slot, BLK_S_UNSUPP if error == EOPNOTSUPP else BLK_S_IOERR, 0)
 
 
+cdef inline void refuse(ReactorState *reactor, Slot *slot) noexcept nogil:
+    """The platform does not allow it now: an error to this guest, and no failure of the storage."""
+    count_u64(&slot.queue.statistics.refused, 1)
+    complete(reactor, slot, BLK_S_IOERR, 0)
+
+
 cdef inline bint must_sync_now(Slot *slot) noexcept nogil:
     """Was this written while the cache was write-back, and is it write-through now? Then it may not complete volatile:
     the driver sends no more flushes (virtio 1.4 §5.2.6.2). A write to a target is never stable by itself."""

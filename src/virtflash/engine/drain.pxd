@@ -6,7 +6,7 @@ from virtflash.engine.atomics cimport count_u32, count_u64, load_relaxed_u32, st
 from virtflash.engine.bell cimport bell_ring
 from virtflash.engine.block_request cimport PENDING, iov_fill, parse_request, writes_data
 from virtflash.engine.completion cimport complete, mark_dirty, raise_event
-from virtflash.engine.gate cimport gate_refuses, must_be_stable
+from virtflash.engine.gate cimport gate_refuses, has_nothing_to_flush, must_be_stable
 from virtflash.engine.split_chain cimport walk_chain
 from virtflash.engine.split_ring cimport ring_give, ring_pending, ring_take
 from virtflash.engine.state cimport (
@@ -91,7 +91,10 @@ cdef inline void start_io(ReactorState *reactor, QueueState *queue, Slot *slot) 
     """A checked request that needs more than an answer."""
     cdef BindingState *binding = queue.binding
     if gate_refuses(&binding.gate, slot.operation):
-        complete(reactor, slot, BLK_S_IOERR, 0)
+        refuse(reactor, slot)
+        return
+    if has_nothing_to_flush(slot):
+        complete(reactor, slot, BLK_S_OK, 0)
         return
     slot.stable = writes_data(slot.operation) and must_be_stable(binding)
     if slot.operation == OP_FLUSH:

@@ -1,6 +1,6 @@
 """Python's view of the compiled data plane. All calls may be made from any thread; those that wait release the GIL."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, TypedDict
 
 from virtflash.engine.allowance import Allowance
@@ -22,6 +22,7 @@ class QueueStatistics(TypedDict):
     bytes_written: int
     bytes_discarded: int  # discard, write zeroes with UNMAP and secure erase
     errors: int  # requests answered IOERR
+    refused: int  # of them: by the gate
     unsupported: int  # requests answered UNSUPP
     malformed: int  # chains that carried no request that could be answered with a status
     kicks: int
@@ -119,6 +120,11 @@ class Binding:
     sync_failed: bool  # latched: a write or sync failed, every FLUSH answers IOERR from then on (docs/design.md)
     event_fd: int  # readable while take_events has something to tell
 
+    def set_gate(self, refused: Iterable[str] = (), *, durable: bool = False, frozen: bool = False) -> None:
+        """What the platform allows from now on. `refused`: kinds of requests ("write", "discard", "flush") that are
+        answered IOERR; `durable`: writes are stable when they complete; `frozen`: of a target, what was accepted is not
+        written either: parts that are left fail, and a flush that is not refused answers OK without doing anything."""
+    gate: tuple[set[str], bool, bool]  # refused, durable, frozen
     def negotiate(self, features: int) -> None: ...  # driver features; request types follow them
     def sync(self) -> None: ...  # make stable what completed before; OSError when it failed (and latches)
     # Of a target, `sync` flushes it on its reactor, and syncs its file in the caller's thread.

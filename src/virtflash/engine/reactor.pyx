@@ -472,8 +472,27 @@ cdef class Binding:
     def write_through(self, bint value):
         """Returns when every reactor that serves this volume has seen the new mode in a turn of its loop."""
         store_release_u32(&self.state.write_through, value)
+        self._await_turn()
+
+    def set_gate(self, refused=(), *, bint durable=False, bint frozen=False):
+        """Returns when every reactor that serves this volume has seen it in a turn of its loop."""
+        cdef uint32_t bits = 0
+        for name in refused:
+            bits |= 1 << OPERATIONS.index(name)
+        store_release_u32(&self.state.gate.durable, durable)
+        store_release_u32(&self.state.gate.refused, bits)
+        store_release_u32(&self.state.gate.frozen, frozen)
+        self._await_turn()
+
+    def _await_turn(self):
         for reactor in {queue.reactor for queue in list(self.queues)}:
             (<Reactor>reactor).round()
+
+    @property
+    def gate(self):
+        bits = load_acquire_u32(&self.state.gate.refused)
+        refused = {name for number, name in enumerate(OPERATIONS) if bits >> number & 1}
+        return refused, load_acquire_u32(&self.state.gate.durable) != 0, load_acquire_u32(&self.state.gate.frozen) != 0
 
     @property
     def critical(self):
@@ -1009,6 +1028,7 @@ cdef class Queue:
             "bytes_written": load_relaxed_u64(&counted.bytes_written),
             "bytes_discarded": load_relaxed_u64(&counted.bytes_discarded),
             "errors": load_relaxed_u64(&counted.errors),
+            "refused": load_relaxed_u64(&counted.refused),
             "unsupported": load_relaxed_u64(&counted.unsupported),
             "malformed": load_relaxed_u64(&counted.malformed),
             "kicks": load_relaxed_u64(&counted.kicks),

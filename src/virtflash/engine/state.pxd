@@ -132,6 +132,7 @@ cdef struct Chain:
 cdef struct Gate:
     uint32_t refused  # shared: operations (bits by Operation) that the platform does not allow now
     uint32_t durable  # shared: every write must be stable before it completes
+    uint32_t frozen  # shared: what was accepted is not to be written either, nor made stable
 
 cdef struct Statistics:
     uint64_t requests[OP_COUNT]
@@ -139,6 +140,7 @@ cdef struct Statistics:
     uint64_t bytes_written
     uint64_t bytes_discarded
     uint64_t errors
+    uint64_t refused  # of them: by the gate
     uint64_t unsupported
     uint64_t malformed
     uint64_t kicks

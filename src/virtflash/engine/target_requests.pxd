@@ -16,12 +16,13 @@ from virtflash.backing.target cimport (
     TARGET_WRITE_ZEROES,
     Target,
 )
-from virtflash.engine.admission cimport begin_charged
+from virtflash.engine.admission cimport begin_charged, take_back
 from virtflash.engine.atomics cimport exchange_u32, load_relaxed_u32
 from virtflash.engine.block_request cimport iov_advance
 from virtflash.engine.blocking_io cimport keep_lifetime
-from virtflash.engine.completion cimport RETRY_LIMIT, complete_well, complete_with_error, must_sync_now
+from virtflash.engine.completion cimport RETRY_LIMIT, complete_well, complete_with_error, must_sync_now, refuse
 from virtflash.engine.delayed_slots cimport delay
+from virtflash.engine.gate cimport gate_refuses, is_frozen
 from virtflash.engine.memory_table cimport table_lost
 from virtflash.engine.sigbus_guard cimport guard_loss_count
 from virtflash.engine.state cimport (
@@ -328,6 +329,9 @@ cdef inline bint yields(ReactorState *reactor, Slot *slot) noexcept nogil:
 
 cdef inline void run_target(ReactorState *reactor, Slot *slot) noexcept nogil:
     """Call until the request is answered or waits."""
+    if is_frozen(slot):
+        refuse(reactor, slot)
+        return
     while not yields(reactor, slot):
         if not take_result(reactor, slot, call_or_fail(reactor, slot)):
             return
@@ -369,17 +373,23 @@ cdef inline uint32_t continue_parts(ReactorState *reactor, QueueState *queue) no
     return count
 
 
-cdef inline void end_hold(Slot *slot) noexcept nogil:
-    """Its volume's allowance lets it begin."""
+cdef inline bint end_hold(ReactorState *reactor, Slot *slot) noexcept nogil:
+    """Its volume's allowance lets it begin. False: it was refused, since the gate has closed meanwhile."""
+    cdef BindingState *binding = slot.queue.binding
     slot.held = False
-    begin_charged(slot.queue.binding.allowance, slot.length if slot.wear > 0 else 0, slot.wear)
+    if gate_refuses(&binding.gate, slot.operation):
+        take_back(binding.allowance, reactor.now_ns, slot.wear)
+        refuse(reactor, slot)
+        return False
+    begin_charged(binding.allowance, slot.length if slot.wear > 0 else 0, slot.wear)
+    return True
 
 
 cdef inline void resume_ready(ReactorState *reactor, Slot *slot) noexcept nogil:
     """The real part would be done by now. The mode of the cache may have changed meanwhile."""
     slot.stage = slot.resume
-    if slot.held:
-        end_hold(slot)
+    if slot.held and not end_hold(reactor, slot):
+        return
     if slot.result == TARGET_MORE:
         wait_for_turn(slot)
     elif slot.result < 0 or not must_sync_now(slot):

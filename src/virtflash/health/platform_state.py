@@ -5,6 +5,9 @@ The table is applied to the data plane as it stands here, written out in docs/he
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal
+
+Word = Literal["normal", "durable", "throttled", "read-only", "offline"]
 
 
 class PlatformState(IntEnum):
@@ -17,14 +20,23 @@ class PlatformState(IntEnum):
     OFFLINE = 4  # it may not be used
 
     @property
-    def word(self) -> str:
+    def word(self) -> Word:
         """As configurations and reports write it."""
-        return self.name.lower().replace("_", "-")
+        return WORDS[self]
 
     @classmethod
     def of(cls, word: str) -> "PlatformState":
         """KeyError: there is none of that name."""
         return cls[word.upper().replace("-", "_")]
+
+
+WORDS: dict[PlatformState, Word] = {
+    PlatformState.NORMAL: "normal",
+    PlatformState.DURABLE: "durable",
+    PlatformState.THROTTLED: "throttled",
+    PlatformState.READ_ONLY: "read-only",
+    PlatformState.OFFLINE: "offline",
+}
 
 
 CHANGES = frozenset({"write", "discard", "write_zeroes", "secure_erase"})  # requests that change the medium

@@ -4,19 +4,19 @@ Seconds and bytes, `_total` for what only grows, ratios and no percentages (http
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from virtflash.status import Budget, FlashStatus, Status, VolumeStatus
+from virtflash.status import Budget, FlashStatus, Status, VolumeState, VolumeStatus
 
 Owner = TypeVar("Owner", VolumeStatus, Budget, FlashStatus)
 Labels = dict[str, str]
 Described = tuple[str, str, Callable[[Owner], float | None]]  # name, help, value; None: this one has none
 Values = Iterable[tuple[Labels, float]]
-STATES = ("serving", "read-only", "failed")
+STATES = get_args(VolumeState)
 DAY_SECONDS = 86400
 LIFETIME_STEPS = 10  # an estimate of 1 is "up to 10 % used"
 

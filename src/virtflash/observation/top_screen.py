@@ -7,11 +7,18 @@ from rich.text import Text
 
 from virtflash.observation.rates import FlashRates, Latency, Rates, VolumeRates
 from virtflash.report.quantities import decimal_bytes
-from virtflash.status import FlashStatus, Status, VolumeStatus
+from virtflash.status import FlashStatus, Status, VolumeState, VolumeStatus
 
 NONE = "-"
 HELP = "q, Esc: quit   s: sort by another column   p: pause   h: this line"
-STATE_STYLES = {"serving": "green", "read-only": "yellow", "failed": "bold red"}
+STATE_STYLES: dict[VolumeState, str] = {
+    "serving": "green",
+    "durable": "cyan",
+    "throttled": "yellow",
+    "read-only": "yellow",
+    "offline": "red",
+    "failed": "bold red",
+}
 EOL = {0: "unknown", 1: "normal", 2: "warning", 3: "urgent"}
 ORDERS: dict[str, Callable[[VolumeStatus, VolumeRates], float]] = {
     "configuration": lambda _volume, _rates: 0.0,

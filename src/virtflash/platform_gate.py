@@ -1,0 +1,120 @@
+"""What the state of the platform does to volumes that are served: verdicts of the policy, made true on the data plane.
+
+The gate closes first, and what becomes of accepted writes comes second: they are made stable, or, frozen, nothing more
+is written, and a flush succeeds only where there is nothing to flush.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from threading import RLock
+
+from virtflash.export import Export
+from virtflash.health.platform_state import PERMISSIONS, Permission, PlatformState
+from virtflash.health.policy import FREE, Verdict
+from virtflash.logs import Log
+from virtflash.server import Served, Server
+from virtflash.shared_flash import SharedFlash
+
+BURST_SECONDS = 0.1  # of the rate of a throttled volume
+BURST_LEAST = 128 << 10  # bytes: less would let a single request wait for the whole bucket
+
+
+class PlatformGate:
+    """All volumes of a server; one that no verdict was passed on is free. From any thread."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._verdicts: dict[str, Verdict] = {}
+        self._lock = RLock()
+
+    def verdict(self, name: str) -> Verdict:
+        return self._verdicts.get(name, FREE)
+
+    def apply(self, verdicts: Mapping[str, Verdict]) -> None:
+        """Critical volumes come first: there may be little time."""
+        with self._lock:
+            changed = [name for name, verdict in verdicts.items() if verdict != self.verdict(name)]
+            before = {name: self.verdict(name) for name in changed}
+            self._verdicts = dict(verdicts)
+            for served in sorted(self._served(changed), key=lambda served: not served.export.binding.critical):
+                self._change(served, before[served.export.name], self.verdict(served.export.name))
+            self._restrain_flashes()
+
+    def admit(self, export: Export, flash: SharedFlash) -> None:
+        """A volume that is about to be served begins in the state that holds."""
+        with self._lock:
+            enter(export, flash, FREE, self.verdict(export.name))
+            self._restrain_flashes()
+
+    def settle(self) -> None:
+        """Before the end: a flash on which a volume is frozen is not tidied up, so the others' data is made stable."""
+        for served in self._server.served:
+            frozen = served.flash is not None and served.flash.frozen
+            if frozen and not self.verdict(served.export.name).freeze:
+                make_stable(served.export)
+
+    def _served(self, names: Iterable[str]) -> Iterable[Served]:
+        return [served for name in names if (served := self._server.find(name)) is not None]
+
+    def _change(self, served: Served, before: Verdict, verdict: Verdict) -> None:
+        served.export.verdict = verdict
+        known = {alarm.rule for alarm in before.alarms}
+        for alarm in verdict.alarms:
+            if alarm.rule not in known:
+                served.export.log.warning("alarm: %s", alarm.words, extra={"event": {"kind": "alarm"}})
+        if before.effect == verdict.effect:
+            return
+        tell(served.export.log, before.state, verdict)
+        enter(served.export, served.flash, before, verdict)
+
+    def _restrain_flashes(self) -> None:
+        for flash in self._server.flashes.values():
+            restrain(flash, [self.verdict(volume.name) for volume in flash.pool.volumes])
+
+
+def tell(log: Log, before: PlatformState, verdict: Verdict) -> None:
+    """A state that is entered or left, and why."""
+    causes = [cause.words for cause in verdict.causes]
+    data = {"kind": "state", "state": verdict.state.word, "before": before.word, "causes": causes}
+    level = logging.WARNING if verdict.state > before else logging.INFO
+    why = f": {'; '.join(causes)}" if causes else ""
+    frozen = ", frozen" if verdict.freeze else ""
+    log.log(level, "%s%s%s", verdict.state.word, frozen, why, extra={"event": data})
+
+
+def enter(export: Export, flash: SharedFlash | None, before: Verdict, verdict: Verdict) -> None:
+    permission = PERMISSIONS[verdict.state]
+    export.verdict = verdict
+    allowance = export.binding.allowance
+    if verdict.freeze:
+        freeze(export, flash, permission)
+        return
+    durable = permission.durable or verdict.durable
+    export.binding.set_gate(permission.refused, durable=durable)
+    if allowance is not None:
+        rate = (verdict.write_rate or 0) if permission.limited else 0
+        allowance.throttle(rate, max(rate * BURST_SECONDS, BURST_LEAST))
+    if verdict.state > before.state or (durable and not before.durable):
+        make_stable(export)
+
+
+def make_stable(export: Export) -> None:
+    """What was accepted before. A failure is latched, and told by the volume's own events too."""
+    try:
+        export.binding.sync()
+    except OSError as error:
+        export.log.error("what was accepted before could not be made stable: %s", error.strerror or error)
+
+
+def freeze(export: Export, flash: SharedFlash | None, permission: Permission) -> None:
+    """A flush is refused too, until it turns out that there is nothing to flush; nothing comes after that."""
+    export.binding.set_gate(permission.refused | {"flush"}, frozen=True)
+    if flash is not None and not flash.is_unstable(export.name):
+        export.binding.set_gate(permission.refused, frozen=True)
+
+
+def restrain(flash: SharedFlash, verdicts: Sequence[Verdict]) -> None:
+    """What a flash does for its own sake has to be right for all of its volumes; writing it at all, for one of them."""
+    flash.background = all(PERMISSIONS[verdict.state].background for verdict in verdicts)
+    flash.writable = not verdicts or any(verdict.state < PlatformState.READ_ONLY for verdict in verdicts)
+    flash.frozen = any(verdict.freeze for verdict in verdicts)

@@ -1,0 +1,99 @@
+"""Who watches the platform while a configuration is served: its sensors, the policy of its rules, and the monitor between
+them and the gate."""
+
+from collections.abc import Iterator, Mapping
+from threading import Lock
+
+from virtflash.health.clock import Clock, SystemClock
+from virtflash.health.defaults import rules_of
+from virtflash.health.monitor import Monitor, Reading
+from virtflash.health.policy import Policy, Verdict
+from virtflash.health.sensors.configured import make_sensor
+from virtflash.health.sensors.emulated import EmulatedSensor, emulated_sensors
+from virtflash.health.sensors.pushed import Pushed
+from virtflash.health.sensors.sensor import Sensor, SensorError
+from virtflash.service import Service
+
+
+class SharedPolicy:
+    """A policy that the monitor asks on its thread, and that others change meanwhile."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy, self._lock = policy, Lock()
+
+    def take(self, sensor: str, value: float | None, now: float) -> None:
+        with self._lock:
+            self._policy.take(sensor, value, now)
+
+    def verdicts(self, now: float) -> Mapping[str, Verdict]:
+        with self._lock:
+            return self._policy.verdicts(now)
+
+    def due(self, now: float) -> float | None:
+        with self._lock:
+            return self._policy.due(now)
+
+    def change(self, rules: list, volumes: Mapping[str, str], now: float) -> Mapping[str, Verdict]:
+        with self._lock:
+            self._policy.change(rules, volumes, now)
+            return self._policy.verdicts(now)
+
+
+class PlatformWatch:
+    """Of a service. Sensors that no rule is about are not read."""
+
+    def __init__(self, service: Service, clock: Clock | None = None) -> None:
+        self._service, self._clock = service, clock or SystemClock()
+        self.pushed = Pushed(self._clock.now)
+        self.emulated: dict[str, EmulatedSensor] = {}
+        self._sensors = {sensor.name: sensor for sensor in self._make_sensors()}
+        rules = rules_of(service.configuration, self._sensors.keys())
+        self._policy = SharedPolicy(Policy(rules, self._volumes(), self._clock.now()))
+        watched = [self._sensors[rule.sensor] for rule in rules if rule.sensor in self._sensors]
+        self._monitor = Monitor(dict.fromkeys(watched), self._policy, service.gate.apply, self._clock)
+        self.pushed.on_push = self._monitor.wake
+        for sensor in self.emulated.values():
+            sensor.on_change = self._monitor.wake
+
+    def _make_sensors(self) -> Iterator[Sensor]:
+        sections = self._service.configuration.sensor
+        for name, section in sections.items():
+            yield make_sensor(name, section, self.pushed)
+        for rule in self._service.configuration.health.rule:  # what no section describes is pushed
+            flash, _, name = rule.sensor.partition(".")
+            if flash == PLATFORM and name not in sections:
+                yield self.pushed.sensor(rule.sensor)
+        for flash in self._service.server.flashes.values():
+            for sensor in emulated_sensors(flash.name, flash.storage, clock=self._clock.now):
+                self.emulated[sensor.name] = sensor
+                yield sensor
+
+    def _volumes(self) -> dict[str, str]:
+        flashes = self._service.server.flashes.values()
+        return {volume.name: flash.name for flash in flashes for volume in flash.pool.volumes}
+
+    def start(self) -> None:
+        self._service.on_volumes = self.look_again
+        self._monitor.start()
+
+    def stop(self) -> None:
+        self._service.on_volumes = None
+        self._monitor.stop()
+
+    def look_again(self) -> None:
+        """Volumes have come or gone, or rules have changed."""
+        rules = rules_of(self._service.configuration, self._sensors.keys())
+        self._service.gate.apply(self._policy.change(rules, self._volumes(), self._clock.now()))
+
+    def now(self) -> float:
+        return self._clock.now()
+
+    def readings(self) -> dict[str, Reading]:
+        return self._monitor.readings()
+
+    def simulate(self, name: str, value: float | None) -> None:
+        """An emulated part tells this from now on; None: what it measures. SensorError."""
+        sensor = self.emulated.get(name)
+        if sensor is None:
+            raise SensorError(f"{name}: nothing emulated measures it; what can be set: {', '.join(self.emulated)}")
+        sensor.release() if value is None else sensor.set(value)
