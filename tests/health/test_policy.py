@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 from health_rules import STEPS, rule, rules
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtflash.health.platform_state import PlatformState
@@ -189,6 +189,7 @@ def effects(verdicts: dict[str, Verdict]) -> dict[str, object]:
     }
 
 
+@settings(deadline=None)
 @given(RULES, readings())
 def test_who_comes_when_it_is_due_misses_nothing(rules: list[Rule], events: Told) -> None:
     dense = [effects(each) for each in densely(rules, events)]
@@ -209,6 +210,7 @@ def test_who_comes_when_it_is_due_misses_nothing(rules: list[Rule], events: Told
         assert seen[latest] == expected
 
 
+@settings(deadline=None)
 @given(RULES, readings())
 def test_the_state_is_the_strictest_that_any_rule_alone_would_have(rules: list[Rule], events: Told) -> None:
     together = densely(rules, events)
@@ -230,6 +232,7 @@ def strictness(verdict: Verdict) -> tuple[int, float]:
     return verdict.state, -(verdict.write_rate or 0)
 
 
+@settings(deadline=None)
 @given(RULES, readings(), st.lists(st.integers(0, 6), min_size=12, max_size=12))
 def test_worse_readings_never_free_a_volume(rules: list[Rule], events: Told, worse: list[int]) -> None:
     """Where more is worse for every rule."""

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 from health_rules import SENSOR, Event, histories, played, rule, rules
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtflash.health.cause import beyond_threshold, lasted, nothing_known
@@ -131,6 +131,7 @@ def model(rule: Rule, events: list[Event], ticks: int) -> list[tuple[bool, bool]
     return found
 
 
+@settings(deadline=None)
 @given(rules(), histories())
 def test_a_rule_does_what_the_model_does_however_often_one_asks(rule: Rule, events: list[Event]) -> None:
     for tick, expected in enumerate(model(rule, events, 2 * END)):
@@ -139,6 +140,7 @@ def test_a_rule_does_what_the_model_does_however_often_one_asks(rule: Rule, even
         assert (state.in_force_since(now) is not None, state.stale_since(now) is not None) == expected, now
 
 
+@settings(deadline=None)
 @given(rules(), histories())
 def test_since_is_when_it_came(rule: Rule, events: list[Event]) -> None:
     found = model(rule, events, 2 * END)
@@ -155,6 +157,7 @@ def test_since_is_when_it_came(rule: Rule, events: list[Event]) -> None:
                 assert begin == 0 or not found[begin - 1][at] or since in {now for now, _ in events}
 
 
+@settings(deadline=None)
 @given(rules(), histories())
 def test_what_changes_by_itself_changes_when_it_is_due(rule: Rule, events: list[Event]) -> None:
     found = model(rule, events, 2 * END)
@@ -199,6 +202,7 @@ def test_noise_around_a_level_changes_the_rule_once_at_most(noise: list[int], le
     assert in_force == sorted(in_force)
 
 
+@settings(deadline=None)
 @given(histories(), rules())
 def test_it_is_entered_only_when_the_condition_has_held_without_a_gap(events: list[Event], rule: Rule) -> None:
     """In the whole of the delay before, no reading was short of the threshold, and the first was beyond."""

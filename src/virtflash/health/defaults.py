@@ -1,8 +1,9 @@
 """The rules that a flash has where a configuration says nothing else.
 
-A server that refuses writes because of a number that nobody has written down must have a reason which holds for every part
-of its kind. So only three things close a volume here: heat or cold beyond what automotive parts are rated for, an eMMC's
-supply below what its standard asks for, and a reserve that the part itself calls urgent. What merely wears is told.
+A server that refuses writes because of a number that nobody has written down must have a reason which holds for every
+part of its kind. So only three things close a volume here: heat or cold beyond what automotive parts are rated for, an
+eMMC's supply below what its standard asks for, and a reserve that the part itself calls urgent. What merely wears is
+told.
 
 Where no source is named, a figure is an assumption, to start from.
 """
@@ -71,16 +72,15 @@ def rules_of(configuration: Configuration, sensors: Collection[str]) -> list[Rul
     own = [Rule.of(written) for written in configuration.health.rule]
     if not configuration.health.defaults:
         return own
-    kinds = {name: flash.kind for name, flash in configuration.flash.items()}
-    return own + [
-        rule for name, kind in kinds.items() for rule in defaults_of(name, kind, own) if rule.sensor in sensors
-    ]
+    flashes = configuration.flash.items()
+    defaults = [rule for name, flash in flashes for rule in defaults_of(name, flash.kind, own)]
+    return own + [rule for rule in defaults if rule.sensor in sensors]
 
 
 def defaults_of(flash: str, kind: str, own: Iterable[Rule] = ()) -> Iterator[Rule]:
     """Without those that a rule of the configuration replaces, and without the volumes for which it does.
 
-    A rule replaces what has its sensor, its side and its state: who writes "read-only above 110 degC" does not mean 105.
+    A rule replaces what has its sensor, its side and its state: who writes read-only above 110 degC does not mean 105.
     """
     own = list(own)
     for written in DEFAULTS.get(kind, ()):

@@ -1,7 +1,7 @@
 """All rules together: what sensors say in, a verdict for each volume out.
 
-Pure: it has no clock, no thread and no sensor of its own. Who owns it brings readings and the time, applies the verdicts,
-and comes again at `due` at the latest.
+Pure: it has no clock, no thread and no sensor of its own. Who owns it brings readings and the time, applies the
+verdicts, and comes again at `due` at the latest.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,8 +21,9 @@ class Verdict:
     """What holds for a volume.
 
     `state`: the strictest of the rules in force. `causes`: those that are no mere alarm, the strictest first. `freeze`:
-    what is accepted and not stable is left so. `durable`: a rule asks that writes be stable when they complete, be it that
-    a stricter state holds which does not. `write_rate`: bytes a second, while throttled. `alarms`: told, nothing else.
+    what is accepted and not stable is left so. `durable`: a rule in force asks that writes be stable when they
+    complete, also where a stricter state holds which does not. `write_rate`: bytes a second, while throttled.
+    `alarms`: told, nothing else.
     """
 
     state: PlatformState = PlatformState.NORMAL
@@ -47,8 +48,8 @@ class InForce(NamedTuple):
 
 
 class Policy:
-    """`volumes`: the flash of each, by name. `start`: as all times, seconds of one clock that does not go back; where two
-    callers bring times out of order, the later one counts for both."""
+    """`volumes`: the flash of each, by name. `start`: as all times, seconds of one clock that does not go back; where
+    two callers bring times out of order, the later one counts for both."""
 
     def __init__(self, rules: Iterable[Rule], volumes: Mapping[str, str], start: float) -> None:
         self._states = [RuleState(rule, start) for rule in rules]
@@ -61,7 +62,7 @@ class Policy:
         return frozenset(state.rule.sensor for state in self._states)
 
     def take(self, sensor: str, value: float | None, now: float) -> None:
-        """A reading, in the unit of its quantity; None: the sensor failed. One that no rule is about changes nothing."""
+        """A reading, in the unit of its quantity; None: it failed. A sensor that no rule is about changes nothing."""
         now = self._later(now)
         for state in self._states:
             if state.rule.sensor == sensor:

@@ -20,10 +20,11 @@ DAY_SECONDS = 86400
 class Rule:
     """When some volumes are in another state than normal.
 
-    The condition begins beyond `threshold`, above or below it, and ends at `until`; `answer` is in force once it has held
-    for `delay` seconds. `on_stale` is in force while the sensor has failed or given nothing for `stale` seconds. `limit`:
-    bytes a second while one of the two throttles. `freeze`: what is accepted and not stable is left so. `volumes`: those
-    concerned; none: all of the sensor's flash, or all there are for a sensor of the platform, without `spared`.
+    The condition begins beyond `threshold`, above or below it, and ends at `until`; `answer` is in force once it has
+    held for `delay` seconds. `on_stale` is in force while the sensor has failed or given nothing for `stale` seconds.
+    `limit`: bytes a second while one of the two throttles. `freeze`: what is accepted and not stable is left so.
+    `volumes`: those concerned; none: all of the sensor's flash, or all there are for a sensor of the platform, without
+    `spared`.
     """
 
     sensor: str
