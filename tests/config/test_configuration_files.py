@@ -112,14 +112,62 @@ MISUSE = [
     ('wear_budget = "20 GB/day"', f'serial = "{21 * "s"}"', 18, "[volume.radio] serial: expected str of length <= 20"),
     ('wear_budget = "20 GB/day"', 'serial = "ä"', 18, "[volume.radio] serial: a serial is printable ASCII"),
     ("emmc0.temperature", "temperature", 21, "[[health.rule]] sensor: write a flash and what is measured of it"),
-    ("emmc0.temperature", "nand7.wear", 21, "[[health.rule]] sensor: there is no [flash.nand7]; there are: emmc0"),
+    (
+        "emmc0.temperature",
+        "nand7.temperature",
+        21,
+        "[[health.rule]] sensor: there is no [flash.nand7]; there are: emmc0",
+    ),
     ('above = "85 degC"\n', "", 20, "[health.rule]: write either above or below"),
-    ('above = "85 degC"', "above = 85", 22, "[[health.rule]] above: expected"),
+    ('above = "85 degC"', "above = true", 22, "[[health.rule]] above: expected int | float | str, got bool"),
+    (
+        'above = "85 degC"',
+        "above = 85",
+        22,
+        """[[health.rule]] above: a temperature is written like "85 degC" or "358 K"; here it is '85'""",
+    ),
+    ("85 degC", "85 degF", 22, "[[health.rule]] above: a temperature is written like"),
+    ("emmc0.temperature", "emmc0.voltage", 22, '[[health.rule]] above: a voltage is written like "3.1 V" or "3100 mV"'),
+    ("emmc0.temperature", "emmc0.wear", 22, '[[health.rule]] above: a share is written like "80 %" or 80'),
+    ("emmc0.temperature", "emmc0.pre_eol", 22, "[[health.rule]] above: a number from 0 to 255 is expected"),
+    ("emmc0.temperature", "platform.load", 22, "[[health.rule]] above: a number is expected; here it is '85 degC'"),
+    ('"85 degC"', '"85 degC"\nbelow = "3 degC"', 20, "[health.rule]: write either above or below"),
+    (
+        '"85 degC"',
+        '"85 degC"\nuntil = "86 degC"',
+        23,
+        "[[health.rule]] until: a rule with above ends at its threshold or below it; 86 degC is above it",
+    ),
+    (
+        'above = "85 degC"',
+        'below = "-20 degC"\nuntil = "-20.5 degC"',
+        23,
+        "[[health.rule]] until: a rule with below ends at its threshold or above it; -20.5 degC is below it",
+    ),
+    ('"85 degC"', '"85 degC"\nuntil = 80', 23, "[[health.rule]] until: a temperature is written like"),
+    ('"85 degC"', '"85 degC"\nstale = "0 s"', 23, "[[health.rule]] stale: no sensor is as fast as that"),
+    ('"85 degC"', '"85 degC"\nlimit = "0 B/s"', 23, "[[health.rule]] limit: nothing at all would pass"),
+    ('"85 degC"', '"85 degC"\nlimit = 5', 23, "[[health.rule]] limit: a rate is written like"),
+    ('"85 degC"', '"85 degC"\non_stale = "fine"', 23, "[[health.rule]] on_stale: one of normal, durable, throttled,"),
+    (
+        '"85 degC"',
+        '"85 degC"\non_enter = "freeze"',
+        23,
+        "[[health.rule]] on_enter: throttled still writes; freeze goes with read-only and offline",
+    ),
     (
         'state = "throttled"',
-        'state = "hot"',
+        'state = "alarm"\nlimit = "1 MB/s"',
+        24,
+        "[[health.rule]] limit: alarm has no rate; limit goes with throttled",
+    ),
+    ('"8 GiB"', '"8 GiB"\n[flash.platform]\nkind = "nor"\npath = "p"', 8, "[flash.platform]: that is what the sensors"),
+    ("[[health.rule]]", "[health]\ndefaults = 1\n[[health.rule]]", 21, "[health] defaults: expected bool, got int"),
+    (
+        'state = "throttled"',
+        'state = "normal"',
         23,
-        "[[health.rule]] state: one of throttled, read-only, offline, alarm is",
+        "[[health.rule]] state: one of durable, throttled, read-only, offline, alarm is",
     ),
     (
         'state = "throttled"',
@@ -227,8 +275,28 @@ TOGETHER: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
         ["9: [volume]: tables are expected here; write [volume.NAME]"],
     ),
     "a threshold that cannot be read is one": (
-        [('above = "85 degC"', "above = 85")],
-        ["22: [[health.rule]] above: expected str, got int; here it is '85'"],
+        [('above = "85 degC"', "above = [85]")],
+        ["22: [[health.rule]] above: expected int | float | str, got array; here it is '[85]'"],
+    ),
+    "thresholds of a sensor that cannot be read may be anything": (
+        [("emmc0.temperature", "temperature"), ("85 degC", "hot")],
+        ["21: [[health.rule]] sensor: write a flash and what is measured of it"],
+    ),
+    "a threshold that cannot be read says nothing of its end": (
+        [('"85 degC"', '"85"\nuntil = "90 degC"')],
+        ["22: [[health.rule]] above: a temperature is written like"],
+    ),
+    "both thresholds wrong": (
+        [('"85 degC"', '"85"\nuntil = "90"')],
+        ["22: [[health.rule]] above: a temperature is", "23: [[health.rule]] until: a temperature is"],
+    ),
+    "a state that cannot be read may freeze, and be limited": (
+        [('"throttled"', '"frozen"\non_enter = "freeze"\nlimit = "1 MB/s"')],
+        ["23: [[health.rule]] state: one of durable, throttled"],
+    ),
+    "a limit of nothing is told once": (
+        [('"throttled"', '"offline"\nlimit = "0 B/s"')],
+        ["24: [[health.rule]] limit: nothing at all would pass"],
     ),
     "a sensor without a quantity, a rule without a threshold, of a volume that is nowhere": (
         [("emmc0.temperature", "emmc0."), ('above = "85 degC"', 'volumes = ["tv"]')],
@@ -308,6 +376,30 @@ def test_what_is_no_configuration_is_refused(data: bytes, told: str, tmp_path: P
         read_configuration(path)
 
 
+# Rules that are right
+
+RULES = [
+    'sensor = "platform.voltage"\nbelow = "9 V"\nuntil = "10500 mV"\nstate = "read-only"\non_enter = "freeze"',
+    'sensor = "platform.ignition"\nbelow = 1\nstate = "durable"\non_stale = "normal"',
+    'sensor = "emmc0.pre_eol"\nabove = 1.5\nuntil = 1.5\nstate = "alarm"\nstale = "1 h"',
+    'sensor = "emmc0.spare"\nbelow = "10 %"\nuntil = 12\nstate = "offline"\nvolumes = ["radio"]',
+    'sensor = "emmc0.temperature"\nabove = "85 degC"\nstate = "alarm"\non_stale = "read-only"\non_enter = "freeze"',
+    'sensor = "emmc0.temperature"\nabove = "85 degC"\nstate = "alarm"\non_stale = "throttled"\nlimit = "1 kB/s"',
+    'sensor = "emmc0.temperature"\nabove = "85 degC"\nuntil = "358.15 K"\nstate = "durable"',
+]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_that_is_right_is_read_and_allowed_by_the_schema(rule: str) -> None:
+    text = f"{GOOD}[[health.rule]]\n{rule}\n"
+    assert len(parse_configuration(text, "car.toml").health.rule) == 2
+    jsonschema.validate(tomllib.loads(text), json_schema())
+
+
+def test_a_flash_may_have_dots_in_its_name() -> None:
+    parse_configuration(GOOD.replace("emmc0]", '"emmc.0"]').replace('"emmc0', '"emmc.0'), "car.toml")
+
+
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"none\.toml: No such file or directory; name a TOML file"):
         read_configuration(tmp_path / "none.toml")
@@ -332,6 +424,9 @@ def test_the_example_is_good_by_all_means() -> None:
         ('"20 GB/day"', "20"),
         ('kind = "emmc"\n', ""),
         ('state = "throttled"', 'state = "hot"'),
+        ('above = "85 degC"', "above = [85]"),
+        ('state = "throttled"', 'state = "throttled"\nlimit = "fast"'),
+        ('state = "throttled"', 'state = "throttled"\non_stale = "fine"'),
     ],
 )
 def test_the_schema_refuses_what_the_reader_refuses(old: str, new: str) -> None:
@@ -362,7 +457,7 @@ def test_the_command_prints_the_schema() -> None:
     assert run().returncode == 2
 
 
-@pytest.mark.parametrize("section", [Server, Flash, Volume, Rule])
+@pytest.mark.parametrize("section", [Server, Flash, Volume, Health, Rule])
 def test_the_manual_has_every_key(section: type[Section]) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     keys = [f"| `{item.name}` | {description(item.type)} |" for item in msgspec.structs.fields(section)]
@@ -371,4 +466,4 @@ def test_the_manual_has_every_key(section: type[Section]) -> None:
 
 def test_every_section_is_in_the_configuration() -> None:
     assert {item.name for item in msgspec.structs.fields(Configuration)} == {"server", "flash", "volume", "health"}
-    assert {item.name for item in msgspec.structs.fields(Health)} == {"rule"}
+    assert {item.name for item in msgspec.structs.fields(Health)} == {"defaults", "rule"}

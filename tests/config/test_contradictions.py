@@ -26,6 +26,16 @@ SIZES: list[Written] = [('"1 GiB"', 1024 * MIB), ('"2 MiB"', 2 * MIB), ("1000", 
 SOCKETS: list[Written] = [('"s"', "s"), ('"./s"', "s"), ('"t"', "t"), ("2", WRONG), (None, WRONG)]
 BUDGETS: list[Written] = [(None, None), ('"1 GB/day"', 1), ('"20"', WRONG), ('"0 GB/day"', WRONG)]
 ANSWERS: list[Written] = [(None, "throttle"), ('"throttle"', "throttle"), ('"alarm"', "alarm"), ('"burn"', WRONG)]
+ODD = object()  # no threshold of this sensor, where the sensor is known
+SENSORS: list[Written] = [('"m.wear"', "m"), ('"platform.wear"', "platform"), ('"o.wear"', "o"), ('"wear"', WRONG)]
+SENSORS += [(None, WRONG)]
+THRESHOLDS: list[Written] = [(None, None), ("50", 50), ('"60 %"', 60), ('"60 V"', ODD), ("[60]", WRONG)]
+STATES: list[Written] = [('"durable"', "durable"), ('"throttled"', "throttled"), ('"offline"', "offline"), ("1", WRONG)]
+ON_STALE: list[Written] = [(None, None), *STATES]
+STATES += [(None, WRONG)]
+ENTER: list[Written] = [(None, "flush"), ('"freeze"', "freeze"), ('"thaw"', WRONG)]
+LIMITS: list[Written] = [(None, None), ('"1 MB/s"', 1), ('"0 B/s"', WRONG)]
+CONCERNED: list[Written] = [(None, []), ('["v"]', ["v"]), ('["v", "x"]', ["v", "x"]), ("3", WRONG)]
 
 
 @dataclass
@@ -38,12 +48,12 @@ class File:
     def lines(self) -> list[str]:
         lines: list[str] = []
         for name, keys in self.sections.items():
-            lines += [f"[{name}]", *(f"{key} = {text}" for key, (text, _) in keys.items() if text is not None)]
+            lines += [header(name), *(f"{key} = {text}" for key, (text, _) in keys.items() if text is not None)]
         return lines
 
     def place(self, section: str, key: str) -> int:
         """The line of a key; of one that is missing, that of its section."""
-        begin = self.lines.index(f"[{section}]") + 1
+        begin = self.lines.index(header(section)) + 1
         present = [name for name, (text, _) in self.sections[section].items() if text is not None]
         return begin + present.index(key) + 1 if key in present else begin
 
@@ -71,6 +81,31 @@ class File:
             capacity = self.meant(flash, "capacity")
             if isinstance(capacity, int) and sum(sizes) > capacity:
                 yield flash, "capacity"
+        yield from self._of_rule()
+
+    def _of_rule(self) -> Iterator[tuple[str, str]]:
+        sensor, above, below, until, state, on_stale = (
+            self.meant(RULE_NAME, key) for key in ("sensor", "above", "below", "until", "state", "on_stale")
+        )
+        thresholds = {"above": above, "below": below, "until": until}
+        if sensor == "o":
+            yield RULE_NAME, "sensor"
+        if WRONG not in (above, below) and (above is None) == (below is None):
+            yield RULE_NAME, ""
+        if sensor is not WRONG:
+            yield from ((RULE_NAME, key) for key, value in thresholds.items() if value is ODD)
+            numbers = {key: value for key, value in thresholds.items() if isinstance(value, int)}
+            if below is None and numbers.keys() == {"above", "until"} and numbers["until"] > numbers["above"]:
+                yield RULE_NAME, "until"
+            if above is None and numbers.keys() == {"below", "until"} and numbers["until"] < numbers["below"]:
+                yield RULE_NAME, "until"
+        if WRONG not in (state, on_stale):
+            if self.meant(RULE_NAME, "on_enter") == "freeze" and "offline" not in (state, on_stale):
+                yield RULE_NAME, "on_enter"
+            if self.meant(RULE_NAME, "limit") == 1 and "throttled" not in (state, on_stale):
+                yield RULE_NAME, "limit"
+        if "x" in (names if isinstance(names := self.meant(RULE_NAME, "volumes"), list) else []):
+            yield RULE_NAME, "volumes"
 
     def _taken(self, keys: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         for number, key in enumerate(keys):
@@ -79,14 +114,39 @@ class File:
                 yield key
 
 
+RULE_NAME = "health.rule"
+
+
+def header(section: str) -> str:
+    return f"[[{section}]]" if section == RULE_NAME else f"[{section}]"
+
+
 def section(**keys: list[Written]) -> st.SearchStrategy[dict[str, Written]]:
     return st.fixed_dictionaries({key: st.sampled_from(choices) for key, choices in keys.items()})
 
 
 FLASH = section(kind=[('"emmc"', "emmc")], path=PATHS, capacity=CAPACITIES)
 VOLUME = section(flash=FLASHES, size=SIZES, socket=SOCKETS, wear_budget=BUDGETS, when_spent=ANSWERS)
+RULE = section(
+    sensor=SENSORS,
+    above=THRESHOLDS,
+    below=THRESHOLDS,
+    until=THRESHOLDS,
+    state=STATES,
+    on_stale=ON_STALE,
+    on_enter=ENTER,
+    limit=LIMITS,
+    volumes=CONCERNED,
+)
 FILES = st.fixed_dictionaries(
-    {"server": section(control=CONTROLS), "flash.m": FLASH, "flash.n": FLASH, "volume.v": VOLUME, "volume.w": VOLUME}
+    {
+        "server": section(control=CONTROLS),
+        "flash.m": FLASH,
+        "flash.n": FLASH,
+        "volume.v": VOLUME,
+        "volume.w": VOLUME,
+        RULE_NAME: RULE,
+    }
 ).map(File)
 
 
@@ -94,7 +154,7 @@ def told(text: str) -> list[tuple[int, str]]:
     try:
         parse_configuration(text, "car.toml")
     except ConfigurationError as error:
-        found = [re.match(r"car\.toml:(\d+): \[[a-z.]+\] (\w+): .+", problem) for problem in error.problems]
+        found = [re.match(r"car\.toml:(\d+): \[+[a-z.]+\]+ ?(\w*): .+", problem) for problem in error.problems]
         return [(int(match[1]), match[2]) for match in found if match]
     return []
 
@@ -115,7 +175,7 @@ def test_the_model_knows_paths_as_the_reader_does() -> None:
 # Tables of any shape
 
 WORDS = """server sever flash flahs volume volumes health rule emmc0 a kind path capacity size sise socket wear_budget
-    when_spent sensor above control iops_burst"""
+    when_spent sensor above below until limit state on_enter defaults control iops_burst"""
 KEYS = st.sampled_from(WORDS.split()) | st.text(max_size=3)
 TEXTS = st.sampled_from(["", "x", "8 GiB", "emmc0", "alarm", "emmc0.wear", "a\nb"])
 SCALARS = st.integers(-1, 2) | st.booleans() | TEXTS

@@ -13,6 +13,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 Word = Annotated[str, Meta(min_length=1)]
 Serial = Annotated[str, Meta(max_length=20)]  # virtio 1.4 §5.2.6: what GET_ID has room for
 Celsius = Annotated[float, Meta(ge=-273.15, le=1000)]
+Threshold = str | int | float  # what it may be depends on the sensor: `measured`
 
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,24 +99,40 @@ class Volume(Section, frozen=True, kw_only=True):
 
 
 class Rule(Section, frozen=True, kw_only=True):
-    """When the state of a flash changes. Read and checked; not acted on yet."""
+    """When volumes are in another state than normal. Both thresholds are in the unit of what the sensor measures."""
 
-    sensor: Annotated[str, Meta(min_length=1, description="FLASH.QUANTITY, such as `emmc0.temperature`")]
-    above: Annotated[str | None, Meta(description="the threshold, with its unit")] = None
-    below: Annotated[str | None, Meta(description="the threshold, with its unit")] = None
-    until: Annotated[str | None, Meta(description="where it ends; left out: at the threshold")] = None
-    delay: Annotated[Duration | None, Meta(description="for how long it must hold")] = None
-    state: Annotated[
-        Literal["throttled", "read-only", "offline", "alarm"], Meta(description="what the flash is then in")
+    sensor: Annotated[
+        str, Meta(min_length=1, description="FLASH.QUANTITY, such as `emmc0.temperature`, or `platform.NAME`")
     ]
-    on_enter: Annotated[Literal["flush", "freeze"], Meta(description="what becomes of accepted writes")] = "flush"
+    above: Annotated[Threshold | None, Meta(description="the threshold, with its unit")] = None
+    below: Annotated[Threshold | None, Meta(description="the threshold, with its unit")] = None
+    until: Annotated[Threshold | None, Meta(description="where it ends; left out: at the threshold")] = None
+    delay: Annotated[Duration | None, Meta(description="for how long it must hold; left out: not at all")] = None
+    state: Annotated[
+        Literal["durable", "throttled", "read-only", "offline", "alarm"],
+        Meta(description="what the volumes are then in; alarm: it is told, and nothing else"),
+    ]
+    limit: Annotated[
+        ByteRate | None, Meta(description="most bytes written and trimmed while throttled; left out: 1 MB/s")
+    ] = None
+    on_enter: Annotated[
+        Literal["flush", "freeze"],
+        Meta(description="what was accepted and is not stable: made stable first, or nothing is written any more"),
+    ] = "flush"
     volumes: Annotated[list[str], Meta(description="those concerned; none: all of that flash")] = []
-    stale: Annotated[Duration | None, Meta(description="no reading for so long counts as the threshold")] = None
+    stale: Annotated[
+        Duration | None, Meta(description="no reading for so long, and the sensor is stale; left out: 30 s")
+    ] = None
+    on_stale: Annotated[
+        Literal["normal", "durable", "throttled", "read-only", "offline", "alarm"] | None,
+        Meta(description="what the volumes are in while it is stale; left out: durable, or alarm where `state` is"),
+    ] = None
 
 
 class Health(Section, frozen=True, kw_only=True):
     """What the platform's state does to writes."""
 
+    defaults: Annotated[bool, Meta(description="rules that each kind of flash has, where the file has none")] = True
     rule: Annotated[list[Rule], Meta(description="in any order: the strictest state holds")] = []
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from msgspec import UNSET
 
 from virtflash.config.configuration import Configuration, Rule, Volume
+from virtflash.config.measured import PLATFORM, measure_of, of_sensor
 from virtflash.volumes.table import NAME
 
 Path = tuple[str | int, ...]
@@ -43,6 +44,8 @@ def name_problems(configuration: Configuration) -> Iterator[Problem]:
                     (kind, name),
                     "a name is up to 63 letters, digits, '_', '-' and '.', not beginning with those three",
                 )
+    if is_right(configuration.flash) and PLATFORM in configuration.flash:
+        yield ("flash", PLATFORM), "that is what the sensors of the platform are called by; name the flash otherwise"
 
 
 def volumes_problems(configuration: Configuration) -> Iterator[Problem]:
@@ -98,15 +101,46 @@ def space_problems(configuration: Configuration, name: str) -> Iterator[Problem]
 def rule_problems(configuration: Configuration, number: int, rule: Rule) -> Iterator[Problem]:
     path = ("health", "rule", number)
     if is_right(rule.sensor, configuration.flash):
-        flash = rule.sensor.partition(".")[0]
-        if flash not in configuration.flash:
+        flash, _ = of_sensor(rule.sensor)
+        if flash not in (PLATFORM, *configuration.flash):
             yield (*path, "sensor"), f"there is no [flash.{flash}]; there are: {listed(configuration.flash)}"
     if is_right(rule.above, rule.below) and (rule.above is None) == (rule.below is None):
         yield path, "write either above or below"
+    yield from threshold_problems(path, rule)
+    yield from answer_problems(path, rule)
     if is_right(rule.volumes, configuration.volume):
         for volume in dict.fromkeys(rule.volumes):
             if volume not in configuration.volume:
                 yield (*path, "volumes"), f"there is no [volume.{volume}]; there are: {listed(configuration.volume)}"
+
+
+def threshold_problems(path: Path, rule: Rule) -> Iterator[Problem]:
+    if not is_right(rule.sensor):
+        return
+    read: dict[str, float] = {}
+    for key in ("above", "below", "until"):
+        written = getattr(rule, key)
+        if written is None or not is_right(written):
+            continue
+        try:
+            read[key] = measure_of(rule.sensor).read(written)
+        except ValueError as error:
+            yield (*path, key), f"{error}; here it is {str(written)[:40]!r}"
+    if read.keys() == {"above", "until"} and rule.below is None and read["until"] > read["above"]:
+        yield (*path, "until"), f"a rule with above ends at its threshold or below it; {rule.until} is above it"
+    if read.keys() == {"below", "until"} and rule.above is None and read["until"] < read["below"]:
+        yield (*path, "until"), f"a rule with below ends at its threshold or above it; {rule.until} is below it"
+
+
+def answer_problems(path: Path, rule: Rule) -> Iterator[Problem]:
+    """What belongs to a state that the volumes are never in by this rule."""
+    if not is_right(rule.state, rule.on_stale):
+        return
+    answers = {rule.state, rule.on_stale}
+    if is_right(rule.on_enter) and rule.on_enter == "freeze" and not answers & {"read-only", "offline"}:
+        yield (*path, "on_enter"), f"{rule.state} still writes; freeze goes with read-only and offline"
+    if is_right(rule.limit) and rule.limit is not None and "throttled" not in answers:
+        yield (*path, "limit"), f"{rule.state} has no rate; limit goes with throttled"
 
 
 def listed(names: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from virtflash.config.configuration import Rule, Section, Volume
+from virtflash.config.measured import of_sensor
 
 SECTOR_BYTES = 512
 SOCKET_PATH_BYTES = 107  # unix(7), and a zero
@@ -49,8 +50,15 @@ def burst_problem(burst: int) -> str | None:
 
 
 def sensor_problem(sensor: str) -> str | None:
-    flash, _, quantity = sensor.partition(".")
-    return None if flash and quantity else "write a flash and what is measured of it, such as emmc0.temperature"
+    return None if all(of_sensor(sensor)) else "write a flash and what is measured of it, such as emmc0.temperature"
+
+
+def rule_limit_problem(most: int) -> str | None:
+    return None if most > 0 else "nothing at all would pass; leave it out for 1 MB/s, or make the state read-only"
+
+
+def stale_problem(stale: int) -> str | None:
+    return None if stale > 0 else "no sensor is as fast as that; leave it out for 30 s, or set on_stale to normal"
 
 
 CHECKS: dict[tuple[type[Section], str], Callable[[Any], str | None]] = {
@@ -63,4 +71,6 @@ CHECKS: dict[tuple[type[Section], str], Callable[[Any], str | None]] = {
     (Volume, "bandwidth_burst"): burst_problem,
     (Volume, "wear_burst"): burst_problem,
     (Rule, "sensor"): sensor_problem,
+    (Rule, "limit"): rule_limit_problem,
+    (Rule, "stale"): stale_problem,
 }
