@@ -37,6 +37,7 @@ class EmulatedStorage:
     target: "FlashTarget"
     emmc: "Emmc | None" = None
     read_only: bool = False
+    supply_volts: float = 3.3  # what the emulated supply gives
     aged: float = field(default_factory=time.monotonic)  # up to when
 
     def story(self) -> str:
