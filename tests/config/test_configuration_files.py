@@ -12,9 +12,11 @@ import msgspec
 import pytest
 
 from virtflash.config import Configuration, ConfigurationError, read_configuration
-from virtflash.config.configuration import Flash, Health, Rule, Section, Server, Volume
+from virtflash.config.configuration import Flash, Health, Rule, Server, Volume
 from virtflash.config.json_schema import json_schema
 from virtflash.config.reading import description, parse_configuration
+from virtflash.config.section import Section
+from virtflash.config.sensors import Sensor
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).with_name("virtflash")
@@ -362,7 +364,7 @@ def test_the_command_prints_the_schema() -> None:
     assert run().returncode == 2
 
 
-@pytest.mark.parametrize("section", [Server, Flash, Volume, Rule])
+@pytest.mark.parametrize("section", [Server, Flash, Volume, Sensor, Rule])
 def test_the_manual_has_every_key(section: type[Section]) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     keys = [f"| `{item.name}` | {description(item.type)} |" for item in msgspec.structs.fields(section)]
@@ -370,5 +372,11 @@ def test_the_manual_has_every_key(section: type[Section]) -> None:
 
 
 def test_every_section_is_in_the_configuration() -> None:
-    assert {item.name for item in msgspec.structs.fields(Configuration)} == {"server", "flash", "volume", "health"}
+    assert {item.name for item in msgspec.structs.fields(Configuration)} == {
+        "server",
+        "flash",
+        "volume",
+        "sensor",
+        "health",
+    }
     assert {item.name for item in msgspec.structs.fields(Health)} == {"rule"}
