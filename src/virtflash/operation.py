@@ -141,8 +141,8 @@ class Operation:
     def sensors(self) -> list[SensorStatus]:
         now = self._watch.now()
         return [
-            SensorStatus(name=name, unit=reading.unit, value=reading.value, age=now - reading.at, problem=reading.problem)
-            for name, reading in sorted(self._watch.readings().items())
+            SensorStatus(name=name, unit=said.unit, value=said.value, age=now - said.at, problem=said.problem)
+            for name, said in sorted(self._watch.readings().items())
         ]
 
     def push(self, sensor: str, value: float, ttl: Duration = TTL) -> None:

@@ -1,13 +1,15 @@
-"""Who watches the platform while a configuration is served: its sensors, the policy of its rules, and the monitor between
-them and the gate."""
+"""Who watches the platform while a configuration is served: its sensors, the policy of its rules, and the monitor that
+tells the gate what comes of them."""
 
 from collections.abc import Iterator, Mapping
 from threading import Lock
 
+from virtflash.config.measured import PLATFORM
 from virtflash.health.clock import Clock, SystemClock
 from virtflash.health.defaults import rules_of
 from virtflash.health.monitor import Monitor, Reading
 from virtflash.health.policy import Policy, Verdict
+from virtflash.health.rule import Rule
 from virtflash.health.sensors.configured import make_sensor
 from virtflash.health.sensors.emulated import EmulatedSensor, emulated_sensors
 from virtflash.health.sensors.pushed import Pushed
@@ -33,7 +35,7 @@ class SharedPolicy:
         with self._lock:
             return self._policy.due(now)
 
-    def change(self, rules: list, volumes: Mapping[str, str], now: float) -> Mapping[str, Verdict]:
+    def change(self, rules: list[Rule], volumes: Mapping[str, str], now: float) -> Mapping[str, Verdict]:
         with self._lock:
             self._policy.change(rules, volumes, now)
             return self._policy.verdicts(now)
@@ -60,8 +62,8 @@ class PlatformWatch:
         for name, section in sections.items():
             yield make_sensor(name, section, self.pushed)
         for rule in self._service.configuration.health.rule:  # what no section describes is pushed
-            flash, _, name = rule.sensor.partition(".")
-            if flash == PLATFORM and name not in sections:
+            place, _, name = rule.sensor.partition(".")
+            if place == PLATFORM and name not in sections:
                 yield self.pushed.sensor(rule.sensor)
         for flash in self._service.server.flashes.values():
             for sensor in emulated_sensors(flash.name, flash.storage, clock=self._clock.now):
@@ -73,11 +75,11 @@ class PlatformWatch:
         return {volume.name: flash.name for flash in flashes for volume in flash.pool.volumes}
 
     def start(self) -> None:
-        self._service.on_volumes = self.look_again
+        self._service.on_change = self.look_again
         self._monitor.start()
 
     def stop(self) -> None:
-        self._service.on_volumes = None
+        self._service.on_change = None
         self._monitor.stop()
 
     def look_again(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import structs
 
 from virtflash.config import Configuration, Volume
-from virtflash.config.configuration import Section
+from virtflash.config.section import Section
 
 LIMITS = frozenset(("iops", "iops_burst", "bandwidth", "bandwidth_burst", "wear_budget", "wear_burst", "when_spent"))
 LIVE_VOLUME = LIMITS | {"size", "owner", "mode", "secure_delete"}
@@ -40,6 +40,7 @@ class Plan:
     removed: list[str] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    has_other_rules: bool = False
 
 
 def said(value: Any) -> str:
@@ -59,8 +60,9 @@ def plan(old: Configuration, new: Configuration, *, made_meanwhile: Sequence[str
         else:
             made.refused.append(f"[volume.{name}]: its flash is opened when the server starts again")
     made.removed = [name for name in old.volume if name not in new.volume and name not in made_meanwhile]
-    if old.health != new.health:
-        made.refused.append("[[health.rule]]: rules are not acted on yet")
+    if old.sensor != new.sensor:
+        made.refused.append("[sensor]: sensors are made anew when the server starts again")
+    made.has_other_rules = old.health != new.health
     return made
 
 

@@ -49,7 +49,7 @@ class Service:
     made_meanwhile: list[str] = field(default_factory=list)  # volumes that an operator has made
     lock: RLock = field(default_factory=RLock)
     gate: PlatformGate = field(init=False)
-    on_volumes: Callable[[], None] | None = None  # volumes have come or gone
+    on_change: Callable[[], None] | None = None  # volumes have come or gone, or rules of health have changed
 
     def __post_init__(self) -> None:
         self.gate = PlatformGate(self.server)
@@ -114,16 +114,16 @@ class Service:
         if self.server.find(name) is not None:
             raise VolumeError(f"volume {name} is served already")
         flash.make(name, volume)
-        self._tell_of_volumes()
+        self._tell_of_change()
         try:
             return self._serve(name, volume, flash, owner)
         except BaseException:
             flash.release(name)
             raise
 
-    def _tell_of_volumes(self) -> None:
-        if self.on_volumes is not None:
-            self.on_volumes()
+    def _tell_of_change(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
 
     def _serve(self, name: str, volume: Volume, flash: SharedFlash, owner: SocketOwner | None) -> Served:
         assert flash.reactor is not None
@@ -192,7 +192,7 @@ class Service:
             if served is not None:
                 self.server.stop_serving(served)
             flash.delete(name, secure=secure)
-            self._tell_of_volumes()
+            self._tell_of_change()
             self._note(name, None)
             self.made_meanwhile = [other for other in self.made_meanwhile if other != name]
 
@@ -235,6 +235,8 @@ class Service:
                 *((change.text, partial(self._apply, change, new)) for change in made.changes),
                 *((f"[volume.{name}]: served", partial(self._take, name, made.added[name])) for name in made.added),
             ]
+            if made.has_other_rules:
+                steps.append(("[health]: its rules", partial(self._take_rules, new)))
             for text, step in steps:
                 self._try(applied, made.refused, text, step)
             self.server.log.info("the configuration was read again: %s", reload_summary(applied, made.refused))
@@ -249,6 +251,10 @@ class Service:
             refused.extend(error.problems)
         except TROUBLE as error:
             refused.append(f"{text}: {in_words(error)}")
+
+    def _take_rules(self, new: Configuration) -> None:
+        self.configuration = structs.replace(self.configuration, health=new.health)
+        self._tell_of_change()
 
     def _take(self, name: str, volume: Volume) -> None:
         self.add(name, volume)

@@ -12,9 +12,11 @@ import msgspec
 import pytest
 
 from virtflash.config import Configuration, ConfigurationError, read_configuration
-from virtflash.config.configuration import Flash, Health, Rule, Section, Server, Volume
+from virtflash.config.configuration import Flash, Health, Rule, Server, Volume
 from virtflash.config.json_schema import json_schema
 from virtflash.config.reading import description, parse_configuration
+from virtflash.config.section import Section
+from virtflash.config.sensors import Sensor
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).with_name("virtflash")
@@ -128,7 +130,7 @@ MISUSE = [
     ),
     ("85 degC", "85 degF", 22, "[[health.rule]] above: a temperature is written like"),
     ("emmc0.temperature", "emmc0.voltage", 22, '[[health.rule]] above: a voltage is written like "3.1 V" or "3100 mV"'),
-    ("emmc0.temperature", "emmc0.wear", 22, '[[health.rule]] above: a share is written like "80 %" or 80'),
+    ("emmc0.temperature", "emmc0.life_time_b", 22, '[[health.rule]] above: a share is written like "80 %" or 80'),
     ("emmc0.temperature", "emmc0.pre_eol", 22, "[[health.rule]] above: a number from 0 to 255 is expected"),
     ("emmc0.temperature", "platform.load", 22, "[[health.rule]] above: a number is expected; here it is '85 degC'"),
     ('"85 degC"', '"85 degC"\nbelow = "3 degC"', 20, "[health.rule]: write either above or below"),
@@ -457,7 +459,7 @@ def test_the_command_prints_the_schema() -> None:
     assert run().returncode == 2
 
 
-@pytest.mark.parametrize("section", [Server, Flash, Volume, Health, Rule])
+@pytest.mark.parametrize("section", [Server, Flash, Volume, Sensor, Health, Rule])
 def test_the_manual_has_every_key(section: type[Section]) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     keys = [f"| `{item.name}` | {description(item.type)} |" for item in msgspec.structs.fields(section)]
@@ -465,5 +467,11 @@ def test_the_manual_has_every_key(section: type[Section]) -> None:
 
 
 def test_every_section_is_in_the_configuration() -> None:
-    assert {item.name for item in msgspec.structs.fields(Configuration)} == {"server", "flash", "volume", "health"}
+    assert {item.name for item in msgspec.structs.fields(Configuration)} == {
+        "server",
+        "flash",
+        "volume",
+        "sensor",
+        "health",
+    }
     assert {item.name for item in msgspec.structs.fields(Health)} == {"defaults", "rule"}

@@ -27,7 +27,12 @@ SOCKETS: list[Written] = [('"s"', "s"), ('"./s"', "s"), ('"t"', "t"), ("2", WRON
 BUDGETS: list[Written] = [(None, None), ('"1 GB/day"', 1), ('"20"', WRONG), ('"0 GB/day"', WRONG)]
 ANSWERS: list[Written] = [(None, "throttle"), ('"throttle"', "throttle"), ('"alarm"', "alarm"), ('"burn"', WRONG)]
 ODD = object()  # no threshold of this sensor, where the sensor is known
-SENSORS: list[Written] = [('"m.wear"', "m"), ('"platform.wear"', "platform"), ('"o.wear"', "o"), ('"wear"', WRONG)]
+SENSORS: list[Written] = [
+    ('"m.life_time_b"', "m"),
+    ('"platform.life_time_b"', "platform"),
+    ('"o.life_time_b"', "o"),
+    ('"life_time_b"', WRONG),
+]
 SENSORS += [(None, WRONG)]
 THRESHOLDS: list[Written] = [(None, None), ("50", 50), ('"60 %"', 60), ('"60 V"', ODD), ("[60]", WRONG)]
 STATES: list[Written] = [('"durable"', "durable"), ('"throttled"', "throttled"), ('"offline"', "offline"), ("1", WRONG)]
@@ -177,7 +182,7 @@ def test_the_model_knows_paths_as_the_reader_does() -> None:
 WORDS = """server sever flash flahs volume volumes health rule emmc0 a kind path capacity size sise socket wear_budget
     when_spent sensor above below until limit state on_enter defaults control iops_burst"""
 KEYS = st.sampled_from(WORDS.split()) | st.text(max_size=3)
-TEXTS = st.sampled_from(["", "x", "8 GiB", "emmc0", "alarm", "emmc0.wear", "a\nb"])
+TEXTS = st.sampled_from(["", "x", "8 GiB", "emmc0", "alarm", "emmc0.life_time_b", "a\nb"])
 SCALARS = st.integers(-1, 2) | st.booleans() | TEXTS
 VALUES = st.recursive(
     SCALARS,

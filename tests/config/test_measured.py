@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virtflash.config.measured import (
-    COUNT,
     MEASURES,
     NUMBER,
     PERCENT,
@@ -30,16 +29,16 @@ from virtflash.config.measured import (
         ("voltage", "3.1 V", 3.1, "3.1 V"),
         ("voltage", "3100 mV", 3.1, "3.1 V"),
         ("voltage", "0 V", 0.0, "0 V"),
-        ("wear", "80 %", 80.0, "80 %"),
-        ("wear", "80%", 80.0, "80 %"),
-        ("wear", 80, 80.0, "80 %"),
-        ("wear", 99.5, 99.5, "99.5 %"),
-        ("wear", "120 %", 120.0, "120 %"),
+        ("life_time_b", "80 %", 80.0, "80 %"),
+        ("life_time_b", "80%", 80.0, "80 %"),
+        ("life_time_b", 80, 80.0, "80 %"),
+        ("life_time_b", 99.5, 99.5, "99.5 %"),
+        ("life_time_b", "120 %", 120.0, "120 %"),
         ("spare", "10", 10.0, "10 %"),
         ("pre_eol", 2, 2.0, "2"),
         ("pre_eol", "2", 2.0, "2"),
-        ("life_time", 11, 11.0, "11"),
-        ("corrected_bits", 40, 40.0, "40"),
+        ("life_time_b_code", 11, 11.0, "11"),
+        ("corrected_bits", 40, 40.0, "40 %"),
         ("load", -0.25, -0.25, "-0.25"),
         ("load", "1234567", 1234567.0, "1234567"),
     ],
@@ -69,14 +68,14 @@ def test_what_is_meant(quantity: str, written: str | float, value: float, shown:
         ("voltage", "3.1 A"),
         ("voltage", "-1 V"),
         ("voltage", "5 kV"),
-        ("wear", "-1 %"),
-        ("wear", "80 percent"),
-        ("wear", "1001 %"),
+        ("life_time_b", "-1 %"),
+        ("life_time_b", "80 percent"),
+        ("life_time_b", "1001 %"),
         ("spare", "10 blocks"),
         ("pre_eol", "2 %"),
         ("pre_eol", 256),
-        ("life_time", "90 %"),
-        ("life_time", -1),
+        ("life_time_b_code", "90 %"),
+        ("life_time_b_code", -1),
         ("corrected_bits", -1),
         ("corrected_bits", "4 bits"),
         ("load", "1 V"),
@@ -97,7 +96,7 @@ def test_what_is_refused_and_what_is_expected_instead(quantity: str, written: st
     ("sensor", "owner", "quantity"),
     [
         ("emmc0.temperature", "emmc0", "temperature"),
-        ("emmc.0.wear", "emmc.0", "wear"),
+        ("emmc.0.life_time_b", "emmc.0", "life_time_b"),
         ("platform.load", "platform", "load"),
         ("temperature", "", "temperature"),
         ("emmc0.", "emmc0", ""),
@@ -111,7 +110,7 @@ def test_a_pushed_value_is_measured_by_its_name() -> None:
     assert measure_of("platform.voltage") is VOLTAGE
     assert measure_of("platform.temperature") is TEMPERATURE
     assert measure_of("platform.ignition") is NUMBER
-    assert (MEASURES["wear"], MEASURES["corrected_bits"]) == (PERCENT, COUNT)
+    assert (MEASURES["life_time_b"], MEASURES["corrected_bits"]) == (PERCENT, PERCENT)
 
 
 @given(st.sampled_from([TEMPERATURE, VOLTAGE, PERCENT, NUMBER]), st.integers(0, 900_000))

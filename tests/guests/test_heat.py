@@ -1,4 +1,4 @@
-"""A flash gets too hot under a real Linux guest: its ext4 rides through, and what was told to be safe is still there."""
+"""A flash gets too hot under a real Linux guest: its ext4 rides through, and what was told to be safe is there."""
 
 from itertools import pairwise
 from pathlib import Path

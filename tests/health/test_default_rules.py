@@ -44,7 +44,14 @@ def states_at(rules: list[Rule], sensor: str, reading: float) -> dict[str, Answe
     return {name: verdict.state for name, verdict in policy.verdicts(30.0).items()}
 
 
-USUAL = {"temperature": 40.0, "pre_eol": 1.0, "life_time": 1.0, "voltage": 3.3, "wear": 5.0}
+USUAL = {
+    "temperature": 40.0,
+    "pre_eol": 1.0,
+    "life_time_a_code": 1.0,
+    "life_time_b_code": 1.0,
+    "voltage": 3.3,
+    "life_time_b": 5.0,
+}
 
 
 @pytest.mark.parametrize("kind", ["emmc", "nand", "nor"])
@@ -75,8 +82,8 @@ def toml(written: Written) -> str:
         ("emmc", "f.temperature", -40, NORMAL),
         ("emmc", "f.pre_eol", 2, NORMAL),
         ("emmc", "f.pre_eol", 3, READ_ONLY),
-        ("emmc", "f.life_time", 11, NORMAL),
-        ("nand", "f.wear", 150, NORMAL),
+        ("emmc", "f.life_time_b_code", 11, NORMAL),
+        ("nand", "f.life_time_b", 150, NORMAL),
         ("emmc", "f.voltage", 2.84, DURABLE),
         ("emmc", "f.voltage", 2.69, READ_ONLY),
         ("nor", "f.voltage", 1.8, NORMAL),
@@ -96,7 +103,7 @@ def test_a_part_in_good_state_is_normal_and_nothing_is_told(kind: str) -> None:
 
 
 def test_there_is_no_default_about_a_sensor_that_is_not_there() -> None:
-    assert {rule.sensor for rule in rules_by("", sensors=frozenset({"f.pre_eol", "g.wear"}))} == {"f.pre_eol"}
+    assert {rule.sensor for rule in rules_by("", sensors=frozenset({"f.pre_eol", "g.life_time_b"}))} == {"f.pre_eol"}
     own = '[[health.rule]]\nsensor = "f.voltage"\nbelow = "2 V"\nstate = "offline"\n'
     assert [rule.sensor for rule in rules_by(own, sensors=frozenset())] == ["f.voltage"]  # it is stale, and says so
 

@@ -63,8 +63,8 @@ CONCERNED = [  # of a rule: the sensor, the volumes listed, those spared; who is
     (HOT, (), ("radio",), {"cluster"}),
     (SUPPLY, (), (), {"cluster", "radio", "log"}),
     (SUPPLY, ("log",), (), {"log"}),
-    ("nor0.wear", (), (), {"log"}),
-    ("nand7.wear", (), (), set()),
+    ("nor0.life_time_b", (), (), {"log"}),
+    ("nand7.life_time_b", (), (), set()),
 ]
 
 
@@ -156,7 +156,7 @@ def test_without_rules_nothing_is_due() -> None:
 
 # Any rules, any readings
 
-SENSORS = (HOT, "nor0.wear", SUPPLY)
+SENSORS = (HOT, "nor0.life_time_b", SUPPLY)
 RULES = st.lists(rules(SENSORS, tuple(VOLUMES)), max_size=4)
 Told = list[tuple[float, str, float | None]]
 

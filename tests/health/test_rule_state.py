@@ -245,7 +245,7 @@ def test_worse_readings_never_make_it_freer(rule: Rule, readings: list[tuple[int
         ({"delay": 5}, [(1, 86.5)], 6, f"{SENSOR} is 86.5 degC, above 85 degC since 5 s"),
         ({}, [(1, 90), (2, 82)], 301, f"{SENSOR} is 82 degC, went above 85 degC 5 min ago, and holds until 80 degC"),
         (BELOW | {"sensor": "emmc0.voltage"}, [(0, 2.65)], 0, "emmc0.voltage is 2.65 V, below 2.7 V since 0 s"),
-        ({"sensor": "nand0.wear"}, [(0, 93)], 9000, "nand0.wear is 93 %, above 85 % since 2 h"),
+        ({"sensor": "nand0.life_time_b"}, [(0, 93)], 9000, "nand0.life_time_b is 93 %, above 85 % since 2 h"),
         (
             {"sensor": "platform.load", "threshold": 0.5},
             [(0, 1234567)],

@@ -100,7 +100,7 @@ class Watched:
 
     def become(self, state: str) -> None:
         for each in STATES:
-            self.push(each, each == state)
+            self.push(each, float(each == state))
         self.await_state(state)
 
     def await_state(self, state: str) -> None:

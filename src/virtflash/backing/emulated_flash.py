@@ -38,6 +38,7 @@ class EmulatedStorage:
     emmc: "Emmc | None" = None
     read_only: bool = False
     frozen: bool = False
+    supply_volts: float = 3.3  # what the emulated supply gives
     aged: float = field(default_factory=time.monotonic)  # up to when
 
     def story(self) -> str:

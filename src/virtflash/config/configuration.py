@@ -5,19 +5,17 @@ msgspec's structs, because the same types say what the control socket takes and 
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 
 from virtflash.config.quantities import ByteRate, Duration, RequestRate, Size
+from virtflash.config.section import Section
+from virtflash.config.sensors import Sensor
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 Word = Annotated[str, Meta(min_length=1)]
 Serial = Annotated[str, Meta(max_length=20)]  # virtio 1.4 §5.2.6: what GET_ID has room for
 Celsius = Annotated[float, Meta(ge=-273.15, le=1000)]
 Threshold = str | int | float  # what it may be depends on the sensor: `measured`
-
-
-class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of a configuration. Unknown keys are refused."""
 
 
 class Server(Section, frozen=True, kw_only=True):
@@ -142,4 +140,5 @@ class Configuration(Section, frozen=True, kw_only=True):
     server: Annotated[Server, Meta(description="the server itself")] = field(default_factory=Server)
     flash: Annotated[dict[str, Flash], Meta(description="by name")]
     volume: Annotated[dict[str, Volume], Meta(description="by name")]
+    sensor: Annotated[dict[str, Sensor], Meta(description="by name")] = field(default_factory=dict)
     health: Annotated[Health, Meta(description="rules")] = field(default_factory=Health)

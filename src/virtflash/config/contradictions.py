@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from virtflash.config.configuration import Configuration, Rule, Volume
 from virtflash.config.measured import PLATFORM, measure_of, of_sensor
+from virtflash.config.sensors import sensor_problems
 from virtflash.volumes.table import NAME
 
 Path = tuple[str | int, ...]
@@ -26,6 +27,7 @@ def contradictions(configuration: Configuration) -> Iterator[Problem]:
         yield from volumes_problems(configuration)
     if is_right(configuration.flash):
         yield from flashes_problems(configuration)
+    yield from sensor_problems(configuration.sensor, configuration.flash)
     if is_right(configuration.health.rule):
         for number, rule in enumerate(configuration.health.rule):
             yield from rule_problems(configuration, number, rule)
@@ -37,7 +39,8 @@ def is_right(*values: object) -> bool:
 
 
 def name_problems(configuration: Configuration) -> Iterator[Problem]:
-    for kind, names in (("flash", configuration.flash), ("volume", configuration.volume)):
+    for kind in ("flash", "volume", "sensor"):
+        names = getattr(configuration, kind)
         for name in names if is_right(names) else ():
             if not NAME.fullmatch(name):
                 yield (

@@ -69,17 +69,18 @@ PERCENT = Measure(
     'a share is written like "80 %" or 80', unit="%", units={"": AS_WRITTEN, "%": AS_WRITTEN}, most=Fraction(1000)
 )
 CODE = Measure("a number from 0 to 255 is expected, as the register has it", most=Fraction(255))
-COUNT = Measure("a number that is not negative is expected")
 NUMBER = Measure("a number is expected", least=Fraction(-ANYTHING))
 
 MEASURES = {
     "temperature": TEMPERATURE,
     "voltage": VOLTAGE,
-    "wear": PERCENT,  # of the rated cycles, used; more than 100 is possible
+    "life_time_a": PERCENT,  # of the rated cycles, used: of blocks in SLC mode, and of all others; more than 100 is
+    "life_time_b": PERCENT,  # possible
     "spare": PERCENT,  # of the reserve of blocks, left
     "pre_eol": CODE,  # EXT_CSD 267: 1 normal, 2 warning, 3 urgent
-    "life_time": CODE,  # EXT_CSD 268 and 269, the worse: n says up to n x 10 % used, 11 says exceeded
-    "corrected_bits": COUNT,  # in the worst codeword, as the chip or the kernel counts
+    "life_time_a_code": CODE,  # EXT_CSD 268: n says up to n x 10 % used, 11 says exceeded
+    "life_time_b_code": CODE,  # EXT_CSD 269
+    "corrected_bits": PERCENT,  # of what the ECC can correct, in the worst codeword
 }
 
 

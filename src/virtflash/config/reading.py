@@ -12,9 +12,10 @@ from msgspec import UNSET
 from msgspec.structs import FieldInfo
 
 from virtflash.config import key_lines
-from virtflash.config.configuration import Configuration, Section
+from virtflash.config.configuration import Configuration
 from virtflash.config.contradictions import contradictions
 from virtflash.config.quantities import Quantity
+from virtflash.config.section import Section
 from virtflash.config.values import value_problem
 
 LONGEST = 1 << 20  # bytes
@@ -221,7 +222,7 @@ def shown_path(path: key_lines.Path) -> str:
 def shown(path: key_lines.Path) -> str:
     """As in the file: the section, and the key in it."""
     section, key = path[:-1], str(path[-1])
-    is_table = len(path) == 1 or (len(path) == 2 and section[0] in ("flash", "volume"))
+    is_table = len(path) == 1 or (len(path) == 2 and section[0] in ("flash", "volume", "sensor"))
     if is_table or isinstance(path[-1], int):
         return f"[{shown_path(path)}]"
     return f"[[{shown_path(section)}]] {key}" if isinstance(section[-1], int) else f"[{shown_path(section)}] {key}"

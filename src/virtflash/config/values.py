@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from virtflash.config.configuration import Rule, Section, Volume
+from virtflash.config.configuration import Rule, Volume
 from virtflash.config.measured import of_sensor
+from virtflash.config.section import Section
 
 SECTOR_BYTES = 512
 SOCKET_PATH_BYTES = 107  # unix(7), and a zero

@@ -9,8 +9,9 @@ from typing import Annotated, Literal, Protocol, TypeVar
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from virtflash.config.configuration import LogLevel, Section, Volume
+from virtflash.config.configuration import LogLevel, Volume
 from virtflash.config.quantities import ByteRate, Duration, RequestRate, Size
+from virtflash.config.section import Section
 from virtflash.status import Limits, SensorStatus, Status, VolumeStatus, WearStatus
 
 F = TypeVar("F", bound=Callable[..., object])

@@ -5,7 +5,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from virtflash.engine.atomics cimport count_u32, count_u64, load_relaxed_u32, store_relaxed_u32
 from virtflash.engine.bell cimport bell_ring
 from virtflash.engine.block_request cimport PENDING, iov_fill, parse_request, writes_data
-from virtflash.engine.completion cimport complete, mark_dirty, raise_event
+from virtflash.engine.completion cimport complete, mark_dirty, raise_event, refuse
 from virtflash.engine.gate cimport gate_refuses, has_nothing_to_flush, must_be_stable
 from virtflash.engine.split_chain cimport walk_chain
 from virtflash.engine.split_ring cimport ring_give, ring_pending, ring_take

@@ -478,6 +478,8 @@ cdef class Binding:
         """Returns when every reactor that serves this volume has seen it in a turn of its loop."""
         cdef uint32_t bits = 0
         for name in refused:
+            if name not in OPERATIONS:
+                raise ValueError(f"no kind of request is called {name!r}: one of {', '.join(OPERATIONS)}")
             bits |= 1 << OPERATIONS.index(name)
         store_release_u32(&self.state.gate.durable, durable)
         store_release_u32(&self.state.gate.refused, bits)

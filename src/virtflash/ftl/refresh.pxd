@@ -19,6 +19,7 @@ cdef inline void mark_for_refresh(Ftl *ftl, uint32_t block) noexcept nogil:
 cdef inline void note_read(Ftl *ftl, uint32_t block, uint32_t share) noexcept nogil:
     """What a read told about its block."""
     ftl.reads[block] += 1
+    ftl.worst_share = max(ftl.worst_share, share)
     if share >= ftl.settings.refresh_share or ftl.reads[block] >= ftl.settings.refresh_reads:
         mark_for_refresh(ftl, block)
 

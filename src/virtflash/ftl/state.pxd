@@ -211,6 +211,7 @@ cdef struct Ftl:
     Checkpoint checkpoint
     uint32_t patrol_block
     uint32_t patrol_frame
+    uint32_t worst_share  # of the ECC's strength that a read has needed since somebody asked, in percent
     Counters counters
     OwnerTable table  # what lies behind the last granule belongs to 0
     bint isolated  # units of different owners never share a block

@@ -704,6 +704,12 @@ cdef class Translation:
             "advice_stale": counted.advice_stale,
         }
 
+    def take_worst_share(self):
+        # Not atomic: a read that comes between these two lines is forgotten, and the patrol repeats it.
+        share = self.ftl.worst_share
+        self.ftl.worst_share = 0
+        return share
+
     @property
     def space(self):
         """Blocks by what they are used for, and units that are mapped."""

@@ -43,7 +43,8 @@ RESERVE = (
 LIFE = (
     # EXT_CSD 268 and 269: 10 says 90 to 100 % of the rated life, 11 that it is exceeded. Parts go on working beyond it,
     # for how long is not known.
-    Written(sensor="life_time", above=10, state="alarm", delay=SETTLED, stale=HOUR),
+    Written(sensor="life_time_a_code", above=10, state="alarm", delay=SETTLED, stale=HOUR),
+    Written(sensor="life_time_b_code", above=10, state="alarm", delay=SETTLED, stale=HOUR),
 )
 SUPPLY = (
     # The core supply (VCC) of an eMMC is 2.7 to 3.6 V. Below it a program may do harm to what is stored already. A
@@ -53,7 +54,7 @@ SUPPLY = (
 )
 CYCLES = (
     # Data sheets of SLC NAND and of NOR promise retention up to their rated cycles.
-    Written(sensor="wear", above="100 %", state="alarm", delay=SETTLED, stale=HOUR),
+    Written(sensor="life_time_b", above="100 %", state="alarm", delay=SETTLED, stale=HOUR),
 )
 
 # NAND and NOR are made for 3.3 V and for 1.8 V, and which it is is not known here: no rule of theirs is about a supply.

@@ -39,6 +39,9 @@ class Verdict:
         return self.state, self.freeze, self.durable, self.write_rate
 
 
+FREE = Verdict()
+
+
 class InForce(NamedTuple):
     """An answer of a rule, and why."""
 
