@@ -66,6 +66,19 @@ def test_of_a_flood_the_first_are_noted_and_later_the_last_with_a_count() -> Non
     assert thinning.take(event()) is None, "its turn was taken by the one that waited"
 
 
+def test_one_that_comes_while_another_waits_takes_its_place() -> None:
+    """Although it might be noted itself: what is noted is in order."""
+    clock = Seconds()
+    thinning = EventThinning(clock)
+    for number in range(AT_ONCE + 1):
+        thinning.take(event(words=str(number)))
+    clock.now += 5 * SECONDS_EACH
+    assert thinning.take(event(words="later")) is None
+    (last,) = thinning.due()
+    assert (last.words, last.left_out) == ("later", 1)
+    assert thinning.take(event(words="next")) is not None
+
+
 def test_kinds_and_volumes_do_not_thin_each_other() -> None:
     thinning = EventThinning(Seconds())
     for _ in range(AT_ONCE + 5):
@@ -182,14 +195,24 @@ def test_a_run_follows_another(carved: Carved) -> None:
     assert [record.number for record in carved.records] == list(range(1, 11))
 
 
-def test_while_it_is_frozen_nothing_is_written_and_nothing_lost(carved: Carved) -> None:
+def test_while_it_is_frozen_nothing_is_written_and_nothing_lost(
+    carved: Carved, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert carved.box.flush(SOON_SECONDS)
+    tries: list[int] = []
+    write = BlackBox._write
+
+    def counted(box: BlackBox, ring: EventLog, *, reserve: int) -> None:
+        tries.append(reserve)
+        write(box, ring, reserve=reserve)
+
+    monkeypatch.setattr(BlackBox, "_write", counted)
     carved.box.frozen = True
     before = carved.storage.chip.operations
     for number in range(3):
         happen("health-state", text=f"change {number}")
     assert not carved.box.flush(2 * GATHER_SECONDS)
-    assert (carved.words, carved.storage.chip.operations) == ([], before)
+    assert (carved.words, carved.storage.chip.operations, tries) == ([], before, []), "and its thread sleeps"
     carved.box.frozen = False
     wait_until(lambda: carved.words == [f"change {number}" for number in range(3)], "they are written", SOON_SECONDS)
 

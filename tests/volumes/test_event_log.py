@@ -518,6 +518,15 @@ def test_numbers_at_their_end_stop_nobody(number: int) -> None:
     logged.append(large(20))
 
 
+def test_a_run_of_the_last_number_is_followed_by_one_that_can_be_read() -> None:
+    logged = Logged()
+    at = logged.log.position(1) * SECTOR
+    logged.flash.data[at : at + UNIT_BYTES] = serialised(LogUnit(1, 1, 1, (altered(4, "<I", RUN_MOST - 1),)))
+    logged.begin()
+    logged.append(event(2))
+    assert told(logged.log.records()) == [1, 2]
+
+
 @given(st.lists(st.tuples(st.integers(0, PLACES - 1), log_unit), max_size=8))
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_units_anywhere_are_read_in_ascending_order_and_written_behind(placed: list[tuple[int, LogUnit]]) -> None:

@@ -279,13 +279,9 @@ class EventLog:
         for place in range(self.places):
             unit = self._read(place)
             if unit is not None and place in self._places_of(unit.number):
-                newest[unit.number] = max(newest.get(unit.number, (unit, place)), (unit, place), key=self._rank)
+                found = (unit, place)
+                newest[unit.number] = max(newest.get(unit.number, found), found, key=lambda each: each[0].edition)
         return believable([newest[number] for number in sorted(newest)], self.places)
-
-    def _rank(self, found: tuple[LogUnit, int]) -> tuple[int, bool]:
-        """Of one edition in both places the one at home counts: the other place is the next unit's."""
-        unit, place = found
-        return unit.edition, place == self._places_of(unit.number)[0]
 
     def _places_of(self, number: int) -> tuple[int, int]:
         """Home, and the place behind."""
