@@ -399,3 +399,20 @@ def test_what_was_noted_outlives_a_kill_and_the_next_start_tells_of_it(configure
     (started, *_, stopped) = after[len(told) :]
     assert (started["run"], started["kind"], stopped["kind"]) == (2, STARTED, STOPPED)
     assert "recovered: its server was killed" in started["text"]
+
+
+def test_kills_at_any_moment_cost_nothing_that_was_there(configured: Configured) -> None:
+    """Also while the start of the next server is being noted."""
+    image, told = configured.directory / "emmc0.vflash", []
+    for _ in range(6):
+        with configured.in_a_child(signal.SIGKILL):
+            pass
+        before, told = told, run_log(image)
+        assert told[: len(before)] == before
+        assert [one["number"] for one in told] == list(range(1, len(told) + 1))
+    with configured.in_a_child():
+        pass
+    told = run_log(image)
+    assert [one["kind"] for one in told[-2:]] == [STARTED, STOPPED]
+    runs = [one["run"] for one in told]
+    assert runs == sorted(runs)
