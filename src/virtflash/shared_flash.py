@@ -11,6 +11,7 @@ from uuid import UUID
 from virtflash.backing import Backing, open_flash
 from virtflash.backing.emulated_flash import EmulatedStorage, describe_changes
 from virtflash.backing.flash_keeper import FlashKeeper
+from virtflash.black_box import BlackBox
 from virtflash.config import Flash
 from virtflash.config import Volume as VolumeSection
 from virtflash.engine import Reactor
@@ -39,6 +40,7 @@ class SharedFlash:
         self.reactor: Reactor | None = None
         self.keeper = FlashKeeper(storage, self.log)
         self.ledger = BudgetLedger(storage.target, pool.granule_sectors, self.log)
+        self.black_box = BlackBox(name, storage.target, self.log, lambda other: other == name or self.holds(other))
         self.allowances: dict[str, Allowance] = {}  # of the volumes that are served
         self.limits: dict[str, VolumeLimits] = {}
         self._targets: dict[str, VolumeTarget] = {}
@@ -75,12 +77,15 @@ class SharedFlash:
         """It is looked after from now on."""
         self.keeper.start()
         self.ledger.start()
+        if not self.read_only and self.pool.has_room_for_log:
+            self.black_box.start(self.pool.granule_sectors, self.storage.story())
 
     def stop(self) -> None:
         """While its reactor still runs, and nobody uses it any more."""
         self.keeper.stop()
         self.ledger.stop()
         self.ledger.close()
+        self.black_box.stop()
 
     def name_owners(self) -> None:
         """Tell the flash whose each granule is: by that it counts what is programmed for whom, and, where it is to,
@@ -263,11 +268,16 @@ class SharedFlash:
 
 def open_pool(storage: EmulatedStorage, *, read_only: bool = False) -> Pool:
     """The volumes of an image. VolumeError, OSError."""
-    part = storage.profile.emmc
     return Pool.open(
         storage.target,
         identity=storage.chip.superblock.uuid,
-        granule_bytes=(GRANULE_KIB if part is None else part.erase_group_kib) * 1024,
+        granule_bytes=granule_bytes(storage),
         read_only=read_only,
         is_blank=lambda: maps_nothing(storage.target),
     )
+
+
+def granule_bytes(storage: EmulatedStorage) -> int:
+    """Of which an image's volumes are made."""
+    part = storage.profile.emmc
+    return (GRANULE_KIB if part is None else part.erase_group_kib) * 1024

@@ -15,6 +15,7 @@ COMMANDS = {
     "check-config": "tell all that is wrong with a configuration of flashes and volumes",
     "ctl": "control a running server, or watch what happens to it",
     "info": "tell wear, errors and lifetime of an emulated flash",
+    "log": "read what happened to an emulated flash and its volumes: its black box",
     "top": "show live what a server's volumes and flashes do",
     "lab": "the laboratory: run an emulated flash through years in minutes",
     "bench": "measure this or any other vhost-user-blk server",

@@ -24,6 +24,7 @@ from virtflash.logs import Log
 from virtflash.volumes.blankness import reads_as_zeroes
 from virtflash.volumes.copies import Copies, granule_found
 from virtflash.volumes.errors import ForeignTableError, NoTableError, VolumeError
+from virtflash.volumes.event_log import log_room
 from virtflash.volumes.extents import Extent, allocated, extended, free_extents, granules_in
 from virtflash.volumes.flash import SECTOR_BYTES, Flash
 from virtflash.volumes.table import (
@@ -132,6 +133,18 @@ class Pool:
     @property
     def granule_sectors(self) -> int:
         return self.table.granule_sectors
+
+    @property
+    def has_room_for_log(self) -> bool:
+        """Not where a table lies in it that was made before there were logs, and has very many extents in granules
+        that are small."""
+        return log_room(self.granule_sectors) > 0 and table_bytes(self.table) <= self._table_room
+
+    @property
+    def _table_room(self) -> int:
+        """Bytes of a granule that a table may take."""
+        kept = record_room(self.granule_sectors) + log_room(self.granule_sectors)
+        return self.granule_sectors * SECTOR_BYTES - kept
 
     @property
     def free_sectors(self) -> int:
@@ -260,9 +273,10 @@ class Pool:
         self._store(volumes)
 
     def _check_room(self, volumes: tuple[Volume, ...]) -> None:
-        """Behind the table, what is spent of wear budgets has its place in the same granule."""
+        """Behind the table, the log of events and what is spent of wear budgets have their places in the same
+        granule."""
         needed = table_bytes(replace(self.table, volumes=volumes))
-        room = self.granule_sectors * SECTOR_BYTES - record_room(self.granule_sectors)
+        room = self._table_room if self.has_room_for_log else self._table_room + log_room(self.granule_sectors)
         if needed > room:
             raise VolumeError(f"the table would take {needed} bytes of {room} in a granule; delete a volume")
 
