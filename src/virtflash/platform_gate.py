@@ -61,7 +61,7 @@ class PlatformGate:
         known = {alarm.rule for alarm in before.alarms}
         for alarm in verdict.alarms:
             if alarm.rule not in known:
-                served.export.log.warning("alarm: %s", alarm.words, extra={"event": {"kind": "alarm"}})
+                served.export.log.warning("alarm: %s", alarm.words, extra={"event": {"kind": "health-alarm"}})
         if before.effect == verdict.effect:
             return
         tell(served.export.log, before.state, verdict)
@@ -75,7 +75,7 @@ class PlatformGate:
 def tell(log: Log, before: PlatformState, verdict: Verdict) -> None:
     """A state that is entered or left, and why."""
     causes = [cause.words for cause in verdict.causes]
-    data = {"kind": "state", "state": verdict.state.word, "before": before.word, "causes": causes}
+    data = {"kind": "state-changed", "state": verdict.state.word, "before": before.word, "causes": causes}
     level = logging.WARNING if verdict.state > before else logging.INFO
     why = f": {'; '.join(causes)}" if causes else ""
     frozen = ", frozen" if verdict.freeze else ""

@@ -136,6 +136,16 @@ class FakeOperator(Operator):
         self._long("refresh", flash, older_than)
         return {"emmc0": 12}
 
+    def sensors(self) -> list[SensorStatus]:
+        self.asked.append(("sensors",))
+        return [SensorStatus(name="emmc0.temperature", unit="degC", value=41.5, age=0.5)]
+
+    def push(self, sensor: str, value: float, ttl: Duration = TTL) -> None:
+        self.asked.append(("push", sensor, value, ttl))
+
+    def simulate(self, sensor: str, value: float | None = None) -> None:
+        self.asked.append(("simulate", sensor, value))
+
     def reload(self) -> Reloaded:
         self._long("reload")
         return Reloaded(applied=["[volume.cluster] iops: 500 /s"], refused=["[flash.emmc0] path"])

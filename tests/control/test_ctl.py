@@ -46,6 +46,10 @@ CALLS: list[tuple[str, tuple[Any, ...] | None, str]] = [
     ("flush|name=cluster", ("flush", "cluster"), "done"),
     ("erase|name=cluster", ("erase", "cluster", False), "done"),
     ("refresh|older_than=30 days", ("refresh", None, 30 * 86_400_000), "emmc0  12"),
+    ("sensors", ("sensors",), "emmc0.temperature"),
+    ("push|sensor=platform.supply|value=3.1|ttl=30 s", ("push", "platform.supply", 3.1, 30_000), "done"),
+    ("simulate|sensor=emmc0.temperature|value=90", ("simulate", "emmc0.temperature", 90.0), "done"),
+    ("simulate|sensor=emmc0.temperature", ("simulate", "emmc0.temperature", None), "done"),
     ("reload", ("reload",), "applied  [volume.cluster] iops: 500 /s"),
     (
         "limits|name=cluster|iops=null|wear_budget=20 GB/day|when_spent=alarm",

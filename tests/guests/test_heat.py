@@ -95,7 +95,7 @@ def test_a_file_system_rides_through_heat(tmp_path: Path) -> None:
         Client(configured.socket("control")) as client,
         UmlGuest("cluster", [configured.socket("cluster")], WRITES, tmp_path) as linux,
     ):
-        events = client.events(events=["state"])
+        events = client.events(events=["state-changed"])
         linux.wait_for("mounted", "1", BOOT_SECONDS)
         hot.await_more("write")
         for celsius, state in COURSE:

@@ -313,6 +313,31 @@ def watch(server: Operated) -> None:
         assert lines.interrupted() == objects.interrupted() == (0, "")
 
 
+def sensors(server: Operated) -> None:
+    wait_until(lambda: bool(server.told("sensors")), "the first readings")
+    said = {each["name"]: each for each in server.told("sensors")}
+    assert said["emmc0.temperature"]["value"] == pytest.approx(55, abs=60)
+    assert said["emmc0.temperature"]["problem"] is None
+    assert re.search(r"emmc0\.temperature", server.ctl("sensors"))
+
+
+def push(server: Operated) -> None:
+    """What rules wait for is taken, with its time to live."""
+    more = '[[health.rule]]\nsensor = "platform.supply"\nbelow = 2.9\nstate = "read-only"\n'
+    assert "nobody waits for it" in server.refused("push", "sensor=platform.supply", "value=3")
+    server.configured.write(TWO, more)
+
+
+def simulate(server: Operated) -> None:
+    assert server.told("simulate", "sensor=emmc0.temperature", "value=120") is None
+    for name in TWO:
+        wait_until(lambda name=name: server.volume(name)["state"] == "read-only", "it is too hot", 20)  # type: ignore[misc]
+    server.ctl("simulate", "sensor=emmc0.temperature", "value=25")
+    for name in TWO:
+        wait_until(lambda name=name: server.volume(name)["state"] == "serving", "it has cooled down", 20)  # type: ignore[misc]
+    assert "nothing emulated measures it" in server.refused("simulate", "sensor=platform.supply", "value=1")
+
+
 def methods(server: Operated) -> None:
     """None is left out here."""
     told = server.told("methods")
@@ -327,7 +352,7 @@ EFFECTS: dict[str, Callable[[Operated], None]] = {
     effect.__name__: effect
     for effect in (
         *(status, volumes, create, delete, grow, flush, erase, refresh),
-        *(reload, limits, wear, log_level, shutdown, watch, methods),
+        *(sensors, push, simulate, reload, limits, wear, log_level, shutdown, watch, methods),
     )
 }
 

@@ -159,7 +159,7 @@ def test_what_was_accepted_before_a_state_is_stable_in_it(watched: Watched) -> N
 def test_why_is_told(watched: Watched) -> None:
     watched.become("normal")
     with Client(watched.socket("control")) as client:
-        events = client.events(events=["state"], volume="infotainment")
+        events = client.events(events=["state-changed"], volume="infotainment")
         watched.become("read-only")
         event = next(iter(events))
     assert event.volume == "infotainment"
