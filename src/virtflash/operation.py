@@ -66,7 +66,8 @@ class Operation:
     # What there is
 
     def status(self) -> Status:
-        return status_report.status(self._server, configuration=str(self._service.path), log_level=logs.log_level())
+        found = status_report.status(self._server, configuration=str(self._service.path), log_level=logs.log_level())
+        return msgspec.structs.replace(found, sensors=self.sensors())
 
     def volumes(self) -> list[VolumeStatus]:
         return [status_report.volume_status(served) for served in self._server.served]

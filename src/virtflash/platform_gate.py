@@ -118,3 +118,4 @@ def restrain(flash: SharedFlash, verdicts: Sequence[Verdict]) -> None:
     flash.background = all(PERMISSIONS[verdict.state].background for verdict in verdicts)
     flash.writable = not verdicts or any(verdict.state < PlatformState.READ_ONLY for verdict in verdicts)
     flash.frozen = any(verdict.freeze for verdict in verdicts)
+    flash.black_box.frozen = flash.frozen or not flash.writable

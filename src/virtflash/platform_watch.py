@@ -1,10 +1,10 @@
 """Who watches the platform while a configuration is served: its sensors, the policy of its rules, and the monitor that
 tells the gate what comes of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from threading import Lock
 
-from virtflash.config.measured import PLATFORM
+from virtflash.config.measured import PLATFORM, of_sensor
 from virtflash.health.clock import Clock, SystemClock
 from virtflash.health.defaults import rules_of
 from virtflash.health.monitor import Monitor, Reading
@@ -48,31 +48,44 @@ class PlatformWatch:
         self._service, self._clock = service, clock or SystemClock()
         self.pushed = Pushed(self._clock.now)
         self.emulated: dict[str, EmulatedSensor] = {}
-        self._sensors = {sensor.name: sensor for sensor in self._make_sensors()}
-        rules = rules_of(service.configuration, self._sensors.keys())
-        self._policy = SharedPolicy(Policy(rules, self._volumes(), self._clock.now()))
-        watched = [self._sensors[rule.sensor] for rule in rules if rule.sensor in self._sensors]
-        self._monitor = Monitor(dict.fromkeys(watched), self._policy, service.gate.apply, self._clock)
-        self.pushed.on_push = self._monitor.wake
-        for sensor in self.emulated.values():
-            sensor.on_change = self._monitor.wake
+        self._sensors: dict[str, Sensor] = {}
+        self._make_sensors()
+        self._policy = SharedPolicy(Policy(self._rules(), self._volumes(), self._clock.now()))
+        self._monitor = self._make_monitor()
 
-    def _make_sensors(self) -> Iterator[Sensor]:
-        sections = self._service.configuration.sensor
-        for name, section in sections.items():
-            yield make_sensor(name, section, self.pushed)
-        for rule in self._service.configuration.health.rule:  # what no section describes is pushed
-            place, _, name = rule.sensor.partition(".")
-            if place == PLATFORM and name not in sections:
-                yield self.pushed.sensor(rule.sensor)
+    def _make_sensors(self) -> None:
+        for name, section in self._service.configuration.sensor.items():
+            self._add(make_sensor(name, section, self.pushed))
         for flash in self._service.server.flashes.values():
             for sensor in emulated_sensors(flash.name, flash.storage, clock=self._clock.now):
                 self.emulated[sensor.name] = sensor
-                yield sensor
+                sensor.on_change = self._wake
+                self._add(sensor)
+        self.pushed.on_push = self._wake
+
+    def _add(self, sensor: Sensor) -> None:
+        self._sensors[sensor.name] = sensor
+
+    def _rules(self) -> list[Rule]:
+        """What no section describes of the platform, and a rule is about, is pushed."""
+        for rule in self._service.configuration.health.rule:
+            if of_sensor(rule.sensor)[0] == PLATFORM and rule.sensor not in self._sensors:
+                self._add(self.pushed.sensor(rule.sensor))
+        return rules_of(self._service.configuration, self._sensors.keys())
+
+    def _watched(self) -> list[Sensor]:
+        return [self._sensors[name] for name in sorted({rule.sensor for rule in self._rules()} & self._sensors.keys())]
+
+    def _make_monitor(self) -> Monitor[Verdict]:
+        self._read = self._watched()
+        return Monitor(self._read, self._policy, self._service.gate.apply, self._clock)
 
     def _volumes(self) -> dict[str, str]:
         flashes = self._service.server.flashes.values()
         return {volume.name: flash.name for flash in flashes for volume in flash.pool.volumes}
+
+    def _wake(self, name: str) -> None:
+        self._monitor.wake(name)
 
     def start(self) -> None:
         self._service.on_change = self.look_again
@@ -83,9 +96,13 @@ class PlatformWatch:
         self._monitor.stop()
 
     def look_again(self) -> None:
-        """Volumes have come or gone, or rules have changed."""
-        rules = rules_of(self._service.configuration, self._sensors.keys())
-        self._service.gate.apply(self._policy.change(rules, self._volumes(), self._clock.now()))
+        """Volumes have come or gone, or rules have changed. What a sensor said before still counts."""
+        watched = self._watched()
+        self._service.gate.apply(self._policy.change(self._rules(), self._volumes(), self._clock.now()))
+        if watched != self._read:
+            self._monitor.stop()
+            self._monitor = self._make_monitor()
+            self._monitor.start()
 
     def now(self) -> float:
         return self._clock.now()

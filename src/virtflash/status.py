@@ -152,4 +152,5 @@ class Status(Struct, frozen=True, kw_only=True):
     latency_bounds_ns: list[int]  # upper bounds of the buckets of every histogram; what is above counts in the last
     volumes: list[VolumeStatus] = field(default_factory=list)
     flashes: list[FlashStatus] = field(default_factory=list)
+    sensors: list[SensorStatus] = field(default_factory=list)
     reactors: list[ReactorStatus] = field(default_factory=list)

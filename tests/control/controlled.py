@@ -13,9 +13,9 @@ from virtflash.config.configuration import LogLevel, Volume
 from virtflash.config.quantities import Duration, Size
 from virtflash.control.control_socket import ControlSocket
 from virtflash.control.events import EventLog
-from virtflash.control.operator import NewLimits, Operator, OperatorError, Reloaded
+from virtflash.control.operator import TTL, NewLimits, Operator, OperatorError, Reloaded
 from virtflash.logs import Log
-from virtflash.status import Budget, FlashStatus, Limits, Status, VolumeStatus, WearStatus
+from virtflash.status import Budget, FlashStatus, Limits, SensorStatus, Status, VolumeStatus, WearStatus
 from virtflash.vhost_user.listening_socket import bind_socket
 
 DEADLINE_SECONDS = 20.0
@@ -40,6 +40,7 @@ def volume_status(name: str, size: int = 1 << 30, **more: Any) -> VolumeStatus:
         "bytes_written": 8192,
         "bytes_discarded": 0,
         "errors": 0,
+        "refused": 0,
         "unsupported": 0,
         "malformed": 0,
         "in_flight": 0,

@@ -134,6 +134,7 @@ def test_every_field_of_the_status_is_a_metric_or_left_out_on_purpose() -> None:
     """A field that somebody adds to the status is not forgotten here."""
     left_out = {"name", "socket", "path", "write_amplification", "front_end", "profile", "kind"}
     looks = {"requests", "errors", "unsupported", "malformed", "latency", "state", "lifetime_a", "lifetime_b", "flash"}
+    looks |= {"refused", "health"}
     made = values(cockpit())
     for owner in (cockpit().volumes[0], cockpit().flashes[0]):
         for field in msgspec.structs.fields(owner):

@@ -326,6 +326,10 @@ def push(server: Operated) -> None:
     more = '[[health.rule]]\nsensor = "platform.supply"\nbelow = 2.9\nstate = "read-only"\n'
     assert "nobody waits for it" in server.refused("push", "sensor=platform.supply", "value=3")
     server.configured.write(TWO, more)
+    assert "[health]: its rules" in server.told("reload")["applied"]
+    for value, state in (("2.8", "read-only"), ("3.3", "serving")):
+        server.ctl("push", "sensor=platform.supply", f"value={value}", "ttl=1 h")
+        wait_until(lambda state=state: server.volume("cluster")["state"] == state, state)  # type: ignore[misc]
 
 
 def simulate(server: Operated) -> None:

@@ -139,7 +139,7 @@ cdef inline uint64_t admit(
     if allowance.bytes.ns_per_unit > 0 and transferred:
         ready_ns = max(ready_ns, reserve(&allowance.bytes, now_ns, transferred))
     if allowance.writes.ns_per_unit > 0 and writes:
-        ready_ns = max(ready_ns, reserve(&allowance.writes, now_ns, transferred if transferred else <uint64_t>TRIM_BYTES))
+        ready_ns = max(ready_ns, reserve(&allowance.writes, now_ns, max(transferred, TRIM_BYTES)))
     allowance.delayed += ready_ns > now_ns
     return ready_ns
 

@@ -61,3 +61,26 @@ PERMISSIONS = {
     PlatformState.READ_ONLY: Permission(refused=CHANGES, background=False),
     PlatformState.OFFLINE: Permission(refused=CHANGES | {"read"}, background=False),
 }
+
+
+def manual() -> list[str]:
+    """The table as docs/health.md has it, line by line."""
+    head = [
+        "| state | guest's writes | trims and erases | the flash for its own sake | reads | flushes |",
+        "|---" * 6 + "|",
+    ]
+    return head + [
+        f"| `{state.word}` | {' | '.join(in_words(permission))} |" for state, permission in PERMISSIONS.items()
+    ]
+
+
+def in_words(permission: Permission) -> tuple[str, str, str, str, str]:
+    limited = ", at a limited rate" if permission.limited else ""
+    writes = "stable when they complete, whatever was negotiated" if permission.durable else f"as negotiated{limited}"
+    return (
+        "IOERR" if "write" in permission.refused else writes,
+        "IOERR" if "discard" in permission.refused else f"yes{limited}",
+        "collects, levels and refreshes" if permission.background else "only what a request cannot do without",
+        "IOERR" if "read" in permission.refused else "yes",
+        "IOERR" if "flush" in permission.refused else "yes",
+    )

@@ -96,6 +96,9 @@ def families(status: Status) -> Iterator[Metric]:
     yield from volume_families(status)
     yield from flash_families(status.flashes)
     wakeups = [({"reactor": reactor.name, "io": reactor.io}, reactor.wakeups) for reactor in status.reactors]
+    heard = [(each, each.value) for each in status.sensors if each.value is not None]
+    sensors = [({"sensor": each.name, "unit": each.unit}, value) for each, value in heard]
+    yield gauge("virtflash_sensor", "What each sensor that a rule is about said last, in its unit.", sensors)
     yield counter("virtflash_reactor_wakeups", "Times that the thread slept and was woken.", wakeups)
 
 
@@ -119,7 +122,8 @@ def volume_families(status: Status) -> Iterator[Metric]:
     )
     yield counter(
         "virtflash_volume_request_errors",
-        "Requests answered with an error or as unsupported, and chains in which there was none.",
+        "Requests answered with an error, some of them refused by the state of the platform, or as unsupported, and"
+        " chains in which there was none.",
         [(volume_labels(v) | {"reason": reason}, n) for v in volumes for reason, n in errors(v).items()],
     )
     yield durations(status)
@@ -163,7 +167,12 @@ def volume_labels(volume: VolumeStatus) -> Labels:
 
 
 def errors(volume: VolumeStatus) -> dict[str, int]:
-    return {"error": volume.errors, "unsupported": volume.unsupported, "malformed": volume.malformed}
+    return {
+        "error": volume.errors - volume.refused,
+        "refused": volume.refused,
+        "unsupported": volume.unsupported,
+        "malformed": volume.malformed,
+    }
 
 
 def counter(name: str, text: str, values: Values) -> Metric:

@@ -70,9 +70,9 @@ def volume_lines(volume: VolumeStatus, rates: VolumeRates) -> list[Text]:
 
 
 def details(volume: VolumeStatus, rates: VolumeRates) -> list[str]:
-    """The second line, the least important last, since there may be no room for it: budget, wear, what is out of the
-    ordinary, who is there."""
-    parts, front_end = [], volume.front_end
+    """The second line, the least important last, since there may be no room for it: why the platform holds it back,
+    budget, wear, what is out of the ordinary, who is there."""
+    parts, front_end = volume.health.causes[:1], volume.front_end
     if volume.budget is not None:
         spent = " SPENT" if volume.budget.spent else ""
         parts.append(f"budget {share(volume.budget.left, volume.budget.burst)} left{spent}")
