@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -46,6 +47,28 @@ def start(clock: HandClock, policy: WatchedPolicy) -> Iterator[Start]:
                     sensor.let_go.release()
         assert monitor.stop() == []
         assert not monitor.judges
+
+
+class Logged(logging.Handler):
+    """What the server said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[tuple[str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append((record.levelname, record.getMessage()))
+
+
+@pytest.fixture
+def logged() -> Iterator[Logged]:
+    logger, handler = logging.getLogger("virtflash"), Logged()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
 def test_each_is_read_at_once_and_then_by_its_period(start: Start, clock: HandClock, policy: WatchedPolicy) -> None:
@@ -95,6 +118,9 @@ def test_one_that_hangs_has_failed_and_delays_nobody(start: Start, clock: HandCl
         clock.turn(1.0)
         policy.until_taken("fast", 4 + second)
     monitor.wake("hung")
+    for second in range(3):
+        clock.turn(1.0)
+        policy.until_taken("fast", 24 + second)
     assert policy.values("hung") == [None], "that it still hangs is no news"
     assert hung.times == 1, "it is not asked before it has come back"
 
@@ -182,6 +208,53 @@ def test_one_that_takes_longer_than_its_period_has_a_pause(
     assert asked == [1000.0, 1002.5, 1005.0, 1007.5]
 
 
+def test_how_long_a_reading_takes_does_not_move_the_next(start: Start, clock: HandClock, policy: WatchedPolicy) -> None:
+    class Slow(ListedSensor):
+        def read(self) -> float:
+            asked.append(clock.now())
+            clock.turn(0.25 if len(asked) < 4 else 0)
+            return super().read()
+
+    asked: list[float] = []
+    start(Slow(1, name="slow", period=1.0))
+    for count in range(1, 4):
+        policy.until_taken("slow", count)
+        clock.turn(0.75)
+    policy.until_taken("slow", 4)
+    assert asked == [1000.0, 1001.0, 1002.0, 1003.0]
+
+
+def until_read(monitor: Monitor[str], name: str, at: float) -> None:
+    """A reading of that moment has come, whether it was judged or not."""
+    deadline = time.monotonic() + WAIT
+    while (reading := monitor.readings().get(name)) is None or reading.at < at:
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
+def test_what_comes_while_it_is_applied_counts_from_when_it_came(
+    start: Start, clock: HandClock, policy: WatchedPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applying, applied = threading.Semaphore(0), threading.Semaphore(0)
+
+    def apply(_verdicts: dict[str, str]) -> None:
+        applying.release()
+        applied.acquire()
+
+    monkeypatch.setattr(policy, "apply", apply)
+    monitor = start(ListedSensor(1, 2, 3, name="s"))
+    assert applying.acquire(timeout=WAIT)
+    until_read(monitor, "s", 1000.0)
+    for second in range(1, 3):
+        clock.turn(1.0)
+        until_read(monitor, "s", 1000.0 + second)
+    applied.release()
+    policy.until_taken("s", 3)
+    assert [at for *_, at in policy.taken] == [1000.0, 1001.0, 1002.0]
+    policy.until(lambda: len(policy.judged) == 2)
+    assert policy.judged == [1000.0, 1002.0]
+
+
 @pytest.mark.parametrize(
     ("failure", "told"),
     [
@@ -198,22 +271,16 @@ def test_failures_are_told_once_and_so_is_what_comes_after(
     start: Start,
     clock: HandClock,
     policy: WatchedPolicy,
-    caplog: pytest.LogCaptureFixture,
+    logged: Logged,
 ) -> None:
-    caplog.set_level(logging.INFO, "virtflash")
-    logging.getLogger("virtflash").addHandler(caplog.handler)
-    try:
-        monitor = start(ListedSensor(failure, failure, 7, name="s"))
-        policy.until_taken("s", 1)
-        assert monitor.readings()["s"].problem == told
-        for count in (2, 3, 4):
-            clock.turn(1.0)
-            policy.until_taken("s", count)
-    finally:
-        logging.getLogger("virtflash").removeHandler(caplog.handler)
+    monitor = start(ListedSensor(failure, failure, 7, name="s"))
+    policy.until_taken("s", 1)
+    assert monitor.readings()["s"].problem == told
+    for count in (2, 3, 4):
+        clock.turn(1.0)
+        policy.until_taken("s", count)
     assert policy.values("s") == [None, None, 7, 7]
-    lines = [(record.levelname, record.getMessage()) for record in caplog.records]
-    assert list(dict.fromkeys(lines)) == [
+    assert logged.lines == [
         ("WARNING", f"s cannot be read: {told}"),
         ("INFO", "s can be read again"),
     ]

@@ -110,6 +110,8 @@ class Translation:
     def sync(self) -> None: ...  # the image to the host's disk
     @property
     def counters(self) -> dict[str, Any]: ...  # only growing, also over mounts
+    @property
+    def block_erases(self) -> int: ...  # of all blocks together
     def take_worst_share(self) -> int:
         """The most of the ECC's strength that a read of data has needed since this was last asked, in percent; above
         100: it could not be corrected. Any thread may ask, but only one ever: what it took is forgotten."""

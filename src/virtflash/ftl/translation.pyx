@@ -704,6 +704,14 @@ cdef class Translation:
             "advice_stale": counted.advice_stale,
         }
 
+    @property
+    def block_erases(self):
+        cdef uint64_t total = 0
+        cdef uint32_t block
+        for block in range(self.ftl.blocks):
+            total += self.ftl.erases[block]
+        return total
+
     def take_worst_share(self):
         # Not atomic: a read that comes between these two lines is forgotten, and the patrol repeats it.
         share = self.ftl.worst_share

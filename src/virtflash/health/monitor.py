@@ -72,9 +72,10 @@ class Monitor(Generic[V]):
         self._arrived: list[tuple[Answer, float]] = []
         self._answer_due: dict[str, float] = {}  # infinity: it was told that it hangs, and has not come back
         self._readings: dict[str, Reading] = {}
-        self._judge_at = math.inf  # for the policy's sake; only the judging thread uses this, and the next two
+        self._judge_at = math.inf  # for the policy's sake; only the judging thread uses this and what follows
         self._applied: dict[str, V] | None = None
         self._failing: set[str] = set()
+        self._moment = -math.inf  # the last that the policy was told
         self._thread = threading.Thread(target=self._keep_judging, name="vf-health", daemon=True)
 
     def start(self) -> None:
@@ -172,8 +173,9 @@ class Monitor(Generic[V]):
     def _judge(self, arrived: list[tuple[Answer, float]]) -> None:
         for answer, at in arrived:
             self._tell(answer)
-            self._policy.take(answer.name, answer.value, at)
-        now = self._clock.now()
+            self._moment = max(self._moment, at)
+            self._policy.take(answer.name, answer.value, self._moment)
+        self._moment = now = self._clock.now()
         self._carry_out(dict(self._policy.verdicts(now)))
         due = self._policy.due(now)
         self._judge_at = math.inf if due is None else max(due, now + SHORTEST_PAUSE)

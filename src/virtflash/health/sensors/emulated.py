@@ -118,9 +118,8 @@ def life_time_b(storage: "EmulatedStorage") -> float:
     superblock = storage.chip.superblock
     if not superblock.endurance:
         raise SensorError(f"{storage.profile.part.name}: no endurance is rated of it")
-    table, _ = storage.translation.snapshot()
     slc = float(storage.translation.counters["slc_erases"])
-    normal = max(float(table["erases"].sum()) - slc, 0.0)
+    normal = max(storage.translation.block_erases - slc, 0.0)
     if superblock.slc_endurance:
         slc *= superblock.endurance / superblock.slc_endurance
     return 100.0 * (normal + slc) / (storage.blocks * superblock.endurance)
