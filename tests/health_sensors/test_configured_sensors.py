@@ -11,11 +11,13 @@ from sensor_trees import plant
 
 from virtflash.config import ConfigurationError
 from virtflash.config.json_schema import json_schema
+from virtflash.config.measured import MEASURES
 from virtflash.config.reading import bare_type, parse_configuration
 from virtflash.config.sensors import KINDS, Sensor
+from virtflash.health.defaults import rules_of
+from virtflash.health.platform_state import PlatformState
 from virtflash.health.sensors.configured import make_sensor
 from virtflash.health.sensors.pushed import Pushed
-from virtflash.health.sensors.quantities import UNITS
 from virtflash.health.sensors.sensor import SensorError
 
 ROOT = Path(__file__).parents[2]
@@ -48,8 +50,8 @@ MADE = [
     ('kind = "hwmon"\nchip = "tmp102"', "platform.s", "degC", 1.0, 62.0),
     ('kind = "hwmon"\nchip = "tmp102"\nlabel = "board"\nflash = "emmc0"', "emmc0.temperature", "degC", 1.0, 62.0),
     ('kind = "hwmon"\nchip = "tmp102"\nquantity = "voltage"\nflash = "emmc0"', "emmc0.voltage", "V", 1.0, 3.3),
-    ('kind = "emmc"\ndevice = "mmcblk0"\nquantity = "life_time_b"', "platform.s", "%", 60.0, 30),
-    ('kind = "emmc"\ndevice = "mmcblk0"\nquantity = "pre_eol"\nflash = "emmc0"', "emmc0.pre_eol", "", 60.0, 1),
+    ('kind = "emmc"\ndevice = "mmcblk0"\nquantity = "life_time_b"', "platform.s", "%", 10.0, 30),
+    ('kind = "emmc"\ndevice = "mmcblk0"\nquantity = "pre_eol"\nflash = "emmc0"', "emmc0.pre_eol", "", 10.0, 1),
     ('kind = "power_supply"\nsupply = "battery"\nperiod = "10 ms"', "platform.s", "V", 0.01, 12.5),
 ]
 
@@ -83,7 +85,7 @@ def test_a_pushed_one_waits_for_its_value(text: str, name: str, unit: str) -> No
 def test_one_that_asks_the_part_itself_is_made(tmp_path: Path) -> None:
     text = 'kind = "ext_csd"\ndevice = "mmcblk0"\nquantity = "life_time_a"'
     sensor = make_sensor("s", section(text), Pushed(), root=plant(tmp_path, {"dev/mmcblk0": ""}))
-    assert (sensor.name, sensor.unit, sensor.period) == ("platform.s", "%", 60.0)
+    assert (sensor.name, sensor.unit, sensor.period) == ("platform.s", "%", 10.0)
     with pytest.raises(SensorError, match="dev/mmcblk0: Inappropriate ioctl"):
         sensor.read()
 
@@ -159,12 +161,70 @@ def test_each_mistake_is_told_in_one_line(text: str, told: list[str]) -> None:
         assert problem.startswith(f"car.toml:{line}")
 
 
+SOC = '[sensor.soc]\nkind = "thermal_zone"\nzone = "soc"'
+RAIL = '[sensor.rail]\nkind = "pushed"\nquantity = "voltage"'
+BARE = '[sensor.load]\nkind = "pushed"'
+WEAR = '[sensor.wear]\nkind = "emmc"\ndevice = "mmcblk0"\nquantity = "life_time_b"'
+# A section, the sensor of a rule, its other keys, the threshold as a reading and as it is shown.
+RULES = [
+    (SOC, "platform.soc", 'above = "358.15 K"', 85.0, "85 degC"),
+    (SOC, "platform.soc", 'above = "85 degC"\nuntil = "80 degC"', 85.0, "85 degC"),
+    (RAIL, "platform.rail", 'below = "9500 mV"', 9.5, "9.5 V"),
+    (BARE, "platform.load", "above = 12", 12.0, "12"),
+    (WEAR, "platform.wear", 'above = "80 %"', 80.0, "80 %"),
+    (SOC + '\nflash = "emmc0"', "emmc0.temperature", 'above = "85 degC"', 85.0, "85 degC"),
+    (SOC + '\nperiod = "1 min"', "platform.soc", 'above = "85 degC"\nstale = "61 s"', 85.0, "85 degC"),
+]
+# The same, and the mistake.
+WRONG_RULES = [
+    (SOC, "platform.soc", "above = 85", '[[health.rule]] above: a temperature is written like "85 degC" or "358 K"'),
+    (SOC, "platform.soc", 'above = "2.7 V"', "[[health.rule]] above: a temperature is written like"),
+    (BARE, "platform.load", 'above = "85 degC"', "[[health.rule]] above: a number is expected"),
+    (
+        SOC + '\nperiod = "30 s"',
+        "platform.soc",
+        'above = "85 degC"',
+        "[[health.rule]] stale: its sensor is read each 30 s only, and stale after 30 s; name more",
+    ),
+    (
+        WEAR,
+        "platform.wear",
+        'above = "80 %"\nstale = "10 s"',
+        "[[health.rule]] stale: its sensor is read each 10 s only, and stale after 10 s; name more",
+    ),
+    # Nothing is said of what depends on another mistake.
+    (SOC + "\nlabel = 1", "platform.soc", "above = 85", "[sensor.soc] label: expected str, got int"),
+    (SOC.replace("zone =", "zoen ="), "platform.soc", "above = 85", "[sensor.soc] zoen: there is no such key"),
+]
+
+
+def ruled(section: str, sensor: str, keys: str) -> str:
+    return f'{FLASHES}{section}\n[[health.rule]]\nsensor = "{sensor}"\nstate = "read-only"\n{keys}\n'
+
+
+@pytest.mark.parametrize(("section", "sensor", "keys", "threshold", "shown"), RULES)
+def test_a_section_says_how_thresholds_are_written(
+    section: str, sensor: str, keys: str, threshold: float, shown: str
+) -> None:
+    configuration = parse_configuration(ruled(section, sensor, keys), "car.toml")
+    (rule,) = [rule for rule in rules_of(configuration, [sensor]) if rule.answer is PlatformState.READ_ONLY][:1]
+    assert (rule.sensor, rule.threshold, rule.show(rule.threshold)) == (sensor, pytest.approx(threshold), shown)
+
+
+@pytest.mark.parametrize(("section", "sensor", "keys", "told"), WRONG_RULES)
+def test_a_rule_that_does_not_go_with_its_section_is_told(section: str, sensor: str, keys: str, told: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        parse_configuration(ruled(section, sensor, keys), "car.toml")
+    assert told in raised.value.problems[0]
+    assert not [problem for problem in raised.value.problems[1:] if "[[health.rule]]" in problem]
+
+
 def test_the_words_of_the_configuration_are_those_of_the_sensors() -> None:
     hints = get_type_hints(Sensor, include_extras=True)
-    assert get_args(bare_type(hints["quantity"])) == tuple(UNITS)
+    assert set(get_args(bare_type(hints["quantity"]))) == set(MEASURES)
     assert get_args(bare_type(hints["kind"])) == tuple(KINDS)
     for kind in KINDS.values():
-        assert set(kind.quantities) <= set(UNITS)
+        assert set(kind.quantities) <= set(MEASURES)
 
 
 @pytest.mark.parametrize("text", [text for text, *_ in MADE])
@@ -178,4 +238,4 @@ def test_the_schema_takes_what_the_reader_takes(text: str) -> None:
 
 def test_the_manual_names_every_quantity_and_kind() -> None:
     text = (ROOT / "docs" / "sensors.md").read_text()
-    assert [word for word in (*UNITS, *KINDS) if f"`{word}`" not in text and f'"{word}"' not in text] == []
+    assert [word for word in (*MEASURES, *KINDS) if f"`{word}`" not in text and f'"{word}"' not in text] == []

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from small_part import RESERVE_BLOCKS, small_part
 
 from virtflash.backing.emulated_flash import EmulatedStorage, create_flash, open_storage
+from virtflash.config.measured import MEASURES
 from virtflash.health.sensors.emulated import EmulatedSensor, Highest, emulated_sensors
-from virtflash.health.sensors.quantities import UNITS
 from virtflash.health.sensors.sensor import SensorError
 
 MIB = 1 << 20
@@ -45,7 +45,7 @@ def test_all_that_can_be_measured_is(storage: EmulatedStorage) -> None:
     }
 
 
-@pytest.mark.parametrize("quantity", UNITS)
+@pytest.mark.parametrize("quantity", MEASURES)
 def test_each_can_be_set_and_released(quantity: str, storage: EmulatedStorage) -> None:
     told: list[str] = []
     asked = sensor(storage, quantity)
@@ -59,7 +59,7 @@ def test_each_can_be_set_and_released(quantity: str, storage: EmulatedStorage) -
     else:
         assert asked.read() == pytest.approx(before, abs=0.1)
     assert told == [f"emmc0.{quantity}"] * 2
-    assert asked.unit == UNITS[quantity]
+    assert asked.unit == MEASURES[quantity].unit
 
 
 def test_heat_that_is_set_ages_the_part(storage: EmulatedStorage) -> None:

@@ -348,6 +348,17 @@ def test_what_could_not_be_applied_is_tried_again(
     assert tried == [{"volume": "good"}] * 3
 
 
+def test_what_somebody_else_has_changed_is_judged_and_applied_at_once(start: Start, policy: WatchedPolicy) -> None:
+    monitor = start(ListedSensor(1, name="s", period=1000.0))
+    policy.until_taken("s", 1)
+    policy.until(lambda: len(policy.judged) == 2)
+    assert len(policy.applied) == 1
+    monitor.judge_again()
+    policy.until_applied(2)
+    assert policy.applied == [{"volume": "good"}] * 2
+    assert policy.values("s") == [1], "nobody is asked for that"
+
+
 def test_a_pushed_value_is_judged_at_once_and_again_when_it_runs_out(
     start: Start, clock: HandClock, policy: WatchedPolicy
 ) -> None:

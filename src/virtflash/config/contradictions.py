@@ -10,8 +10,16 @@ from collections.abc import Iterable, Iterator
 from msgspec import UNSET
 
 from virtflash.config.configuration import Configuration, Rule, Volume
-from virtflash.config.measured import PLATFORM, measure_of, of_sensor
-from virtflash.config.sensors import sensor_problems
+from virtflash.config.measured import PLATFORM, Measure, of_sensor
+from virtflash.config.sensors import (
+    STALE_SECONDS,
+    Sensor,
+    described,
+    is_faultless,
+    measure_in,
+    period_of,
+    sensor_problems,
+)
 from virtflash.volumes.table import NAME
 
 Path = tuple[str | int, ...]
@@ -109,7 +117,9 @@ def rule_problems(configuration: Configuration, number: int, rule: Rule) -> Iter
             yield (*path, "sensor"), f"there is no [flash.{flash}]; there are: {listed(configuration.flash)}"
     if is_right(rule.above, rule.below) and (rule.above is None) == (rule.below is None):
         yield path, "write either above or below"
-    yield from threshold_problems(path, rule)
+    if is_right(rule.sensor) and is_faultless(configuration.sensor, configuration.flash):
+        yield from threshold_problems(path, rule, measure_in(configuration.sensor, rule.sensor))
+        yield from stale_problems(path, rule, described(configuration.sensor, rule.sensor))
     yield from answer_problems(path, rule)
     if is_right(rule.volumes, configuration.volume):
         for volume in dict.fromkeys(rule.volumes):
@@ -117,16 +127,22 @@ def rule_problems(configuration: Configuration, number: int, rule: Rule) -> Iter
                 yield (*path, "volumes"), f"there is no [volume.{volume}]; there are: {listed(configuration.volume)}"
 
 
-def threshold_problems(path: Path, rule: Rule) -> Iterator[Problem]:
-    if not is_right(rule.sensor):
+def stale_problems(path: Path, rule: Rule, sensor: Sensor | None) -> Iterator[Problem]:
+    if sensor is None or not is_right(rule.stale):
         return
+    stale, period = STALE_SECONDS if rule.stale is None else rule.stale / 1000, period_of(sensor)
+    if stale <= period:
+        yield (*path, "stale"), f"its sensor is read each {period:g} s only, and stale after {stale:g} s; name more"
+
+
+def threshold_problems(path: Path, rule: Rule, measure: Measure) -> Iterator[Problem]:
     read: dict[str, float] = {}
     for key in ("above", "below", "until"):
         written = getattr(rule, key)
         if written is None or not is_right(written):
             continue
         try:
-            read[key] = measure_of(rule.sensor).read(written)
+            read[key] = measure.read(written)
         except ValueError as error:
             yield (*path, key), f"{error}; here it is {str(written)[:40]!r}"
     if read.keys() == {"above", "until"} and rule.below is None and read["until"] > read["above"]:

@@ -6,13 +6,14 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta
 
-from virtflash.config.measured import PLATFORM
+from virtflash.config.measured import MEASURES, PLATFORM, Measure, measure_of
 from virtflash.config.quantities import Duration
 from virtflash.config.section import Section
 from virtflash.health.sensors.emmc_codes import QUANTITIES as EMMC_QUANTITIES
-from virtflash.health.sensors.quantities import UNITS
+from virtflash.health.sensors.sensor import SECONDS_BETWEEN, SECONDS_BETWEEN_WEAR
 
 SHORTEST_PERIOD = 10  # milliseconds
+STALE_SECONDS = 30.0  # without a reading, where a rule does not say for how long
 
 Path = tuple[str | int, ...]
 Problem = tuple[Path, str]
@@ -51,7 +52,7 @@ class Sensor(Section, frozen=True, kw_only=True):
     ] = None
     flash: Annotated[Word | None, Meta(description="rules call it FLASH.QUANTITY; left out: `platform.NAME`")] = None
     period: Annotated[
-        Duration | None, Meta(description="between two readings; left out: 1 s, of emmc and ext_csd 1 min")
+        Duration | None, Meta(description="between two readings; left out: 1 s, of emmc and ext_csd 10 s")
     ] = None
 
 
@@ -72,7 +73,7 @@ KINDS = {
     "emmc": Kind(("device",), EMMC_QUANTITIES, names_quantity=True),
     "ext_csd": Kind(("device",), EMMC_QUANTITIES, names_quantity=True),
     "power_supply": Kind(("supply",), ("voltage",)),
-    "pushed": Kind((), tuple(UNITS)),
+    "pushed": Kind((), tuple(MEASURES)),
 }
 OWN_KEYS = ("zone", "chip", "label", "device", "supply")
 
@@ -92,6 +93,34 @@ def quantity_of(sensor: Sensor) -> str | None:
 def sensor_name(name: str, sensor: Sensor) -> str:
     """What rules call it."""
     return f"{PLATFORM}.{name}" if sensor.flash is None else f"{sensor.flash}.{quantity_of(sensor)}"
+
+
+def period_of(sensor: Sensor) -> float:
+    """Seconds."""
+    if sensor.period is not None:
+        return sensor.period / 1000
+    return SECONDS_BETWEEN_WEAR if sensor.kind in ("emmc", "ext_csd") else SECONDS_BETWEEN
+
+
+def described(sensors: Mapping[str, Sensor], called: str) -> Sensor | None:
+    """The section of what rules call so; None: there is none. Of sections in which nothing is wrong."""
+    return next((sensor for name, sensor in sensors.items() if sensor_name(name, sensor) == called), None)
+
+
+def measure_in(sensors: Mapping[str, Sensor], called: str) -> Measure:
+    """How values are written of what rules call so: its section says what it measures, or its name does."""
+    section = described(sensors, called)
+    quantity = None if section is None else quantity_of(section)
+    return measure_of(called) if quantity is None else MEASURES[quantity]
+
+
+def is_faultless(sensors: Mapping[str, Sensor] | Any, flashes: Iterable[str] | Any) -> bool:
+    """What rules say of sensors can be judged."""
+    return was_read(sensors) and not any(
+        not was_read(*(getattr(sensor, key) for key in sensor.__struct_fields__))
+        or any(key_problems(("sensor", name), sensor, flashes))
+        for name, sensor in sensors.items()
+    )
 
 
 def sensor_problems(sensors: Mapping[str, Sensor] | Any, flashes: Iterable[str] | Any) -> Iterator[Problem]:

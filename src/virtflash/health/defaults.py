@@ -16,6 +16,7 @@ from msgspec import structs
 from virtflash.config.configuration import Configuration
 from virtflash.config.configuration import Rule as Written
 from virtflash.config.quantities import Duration
+from virtflash.config.sensors import measure_in
 from virtflash.health.rule import Rule
 
 SOON, SETTLED = Duration.read("5 s"), Duration.read("10 s")  # a single reading that was wrong closes nothing
@@ -70,7 +71,8 @@ def rules_of(configuration: Configuration, sensors: Collection[str]) -> list[Rul
 
     `sensors`: those that there are. A default about one that is not there would be stale for ever.
     """
-    own = [Rule.of(written) for written in configuration.health.rule]
+    described = configuration.sensor
+    own = [Rule.of(written, measure_in(described, written.sensor)) for written in configuration.health.rule]
     if not configuration.health.defaults:
         return own
     flashes = configuration.flash.items()

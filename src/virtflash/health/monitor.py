@@ -69,6 +69,7 @@ class Monitor(Generic[V]):
         self._samplers = {sensor.name: Sampler(sensor, self._answered, self._clock) for sensor in sensors}
         self._changed = threading.Condition()  # guards what follows
         self._stopping = False
+        self._forgotten = False  # what was applied
         self._arrived: list[tuple[Answer, float]] = []
         self._answer_due: dict[str, float] = {}  # infinity: it was told that it hangs, and has not come back
         self._readings: dict[str, Reading] = {}
@@ -118,6 +119,13 @@ class Monitor(Generic[V]):
                 self._changed.notify_all()
         sampler.wake()
 
+    def judge_again(self) -> None:
+        """The policy has changed, or somebody else has applied something: what it says is applied once more, whatever
+        was applied before. Any thread may say so."""
+        with self._changed:
+            self._forgotten = True
+            self._changed.notify_all()
+
     def readings(self) -> dict[str, Reading]:
         """By sensor; what has not answered yet, and not been late either, is not among them. Any thread may ask."""
         with self._changed:
@@ -160,7 +168,9 @@ class Monitor(Generic[V]):
                 now = self._clock.now()
                 for name in [name for name, due in self._answer_due.items() if due <= now]:
                     self._note_late(name, now)
-                if self._arrived or self._judge_at <= now:
+                if self._arrived or self._forgotten or self._judge_at <= now:
+                    self._applied = None if self._forgotten else self._applied
+                    self._forgotten = False
                     arrived, self._arrived = self._arrived, []
                     return arrived
                 self._clock.wait(self._changed, self._next_moment())

@@ -1,16 +1,16 @@
 """A rule as the policy reckons with it: numbers in the units of readings, times in seconds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from virtflash.config import configuration
-from virtflash.config.measured import PLATFORM, measure_of, of_sensor
+from virtflash.config.measured import PLATFORM, Measure, measure_of, of_sensor
+from virtflash.config.sensors import STALE_SECONDS
 from virtflash.health.platform_state import PlatformState
 
 ALARM = None  # an answer that is told, and is no state
 Answer = PlatformState | None
 
-STALE_SECONDS = 30.0
 WRITE_RATE = 10**6  # bytes a second while throttled; assumption: what logs and settings take passes, a download waits
 MILLISECONDS = 1000
 DAY_SECONDS = 86400
@@ -39,13 +39,15 @@ class Rule:
     limit: int = WRITE_RATE
     volumes: frozenset[str] = frozenset()
     spared: frozenset[str] = frozenset()
+    measure: Measure | None = field(default=None, compare=False)  # of the sensor; None: as its name says
 
     @classmethod
-    def of(cls, written: configuration.Rule) -> Self:
-        """As a configuration has it, which has been checked."""
+    def of(cls, written: configuration.Rule, measure: Measure | None = None) -> Self:
+        """As a configuration has it, which has been checked. `measure`: of its sensor; None: as the name says."""
         threshold = written.below if written.above is None else written.above
         assert threshold is not None
-        read = measure_of(written.sensor).read
+        measure = measure or measure_of(written.sensor)
+        read = measure.read
         return cls(
             sensor=written.sensor,
             is_above=written.above is not None,
@@ -58,6 +60,7 @@ class Rule:
             freeze=written.on_enter == "freeze",
             limit=WRITE_RATE if written.limit is None else max(1, written.limit // DAY_SECONDS),
             volumes=frozenset(written.volumes),
+            measure=measure,
         )
 
     @property
@@ -70,7 +73,7 @@ class Rule:
 
     def show(self, value: float) -> str:
         """With its unit."""
-        return measure_of(self.sensor).show(value)
+        return (self.measure or measure_of(self.sensor)).show(value)
 
     def is_beyond(self, value: float) -> bool:
         """Here the condition begins."""

@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Literal
 
 from virtflash.config.sensors import Sensor as SensorSection
-from virtflash.config.sensors import quantity_of, sensor_name
+from virtflash.config.sensors import measure_in, period_of, quantity_of, sensor_name
 from virtflash.health.sensors.emmc_sysfs import EmmcSysfs
 from virtflash.health.sensors.ext_csd import ExtCsd
 from virtflash.health.sensors.hwmon import Hwmon
 from virtflash.health.sensors.power_supply import PowerSupply
 from virtflash.health.sensors.pushed import Pushed
-from virtflash.health.sensors.quantities import UNITS
-from virtflash.health.sensors.sensor import SECONDS_BETWEEN, SECONDS_BETWEEN_WEAR, Sensor
+from virtflash.health.sensors.sensor import Sensor
 from virtflash.health.sensors.thermal_zone import ThermalZone
 
 ROOT = Path("/")
@@ -37,16 +36,9 @@ def make_sensor(name: str, section: SensorSection, pushed: Pushed, *, root: Path
         case "power_supply":
             return PowerSupply(called, needed(section.supply), root=root / "sys", period=period)
         case "pushed":
-            return pushed.sensor(called, "" if quantity is None else UNITS[quantity], period=period)
+            return pushed.sensor(called, measure_in({name: section}, called).unit, period=period)
 
 
 def needed(value: str | None) -> str:
     assert value is not None  # contradictions were told before
     return value
-
-
-def period_of(section: SensorSection) -> float:
-    """Seconds."""
-    if section.period is not None:
-        return section.period / 1000
-    return SECONDS_BETWEEN_WEAR if section.kind in ("emmc", "ext_csd") else SECONDS_BETWEEN

@@ -5,9 +5,9 @@ The kernel read it when the card was initialised, and never again: `ext_csd` ask
 
 from pathlib import Path
 
+from virtflash.config.measured import MEASURES
 from virtflash.health.sensors.attribute import integer, read_text
 from virtflash.health.sensors.emmc_codes import figure
-from virtflash.health.sensors.quantities import UNITS
 from virtflash.health.sensors.sensor import SECONDS_BETWEEN_WEAR, SensorError
 
 SYS = Path("/sys")
@@ -19,7 +19,7 @@ class EmmcSysfs:
     def __init__(
         self, name: str, device: str, quantity: str, *, root: Path = SYS, period: float = SECONDS_BETWEEN_WEAR
     ) -> None:
-        self.name, self.unit, self.period = name, UNITS[quantity], period
+        self.name, self.unit, self.period = name, MEASURES[quantity].unit, period
         self._quantity = quantity
         self._directory = root / "block" / device / "device"
 

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from virtflash.config.measured import MEASURES
 from virtflash.health.sensors.emmc_codes import figure
-from virtflash.health.sensors.quantities import UNITS
 from virtflash.health.sensors.sensor import SECONDS_BETWEEN, SECONDS_BETWEEN_WEAR, SensorError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class EmulatedSensor:
     def __init__(
         self, flash: str, quantity: str, storage: "EmulatedStorage", *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.name, self.unit, self.quantity = f"{flash}.{quantity}", UNITS[quantity], quantity
+        self.name, self.unit, self.quantity = f"{flash}.{quantity}", MEASURES[quantity].unit, quantity
         self.period = SECONDS_BETWEEN if quantity in OWN else SECONDS_BETWEEN_WEAR
         self.on_change: Callable[[str], None] | None = None
         self._storage = storage
@@ -86,7 +86,7 @@ def emulated_sensors(
     flash: str, storage: "EmulatedStorage", *, clock: Callable[[], float] = time.monotonic
 ) -> list[EmulatedSensor]:
     """All of a part."""
-    return [EmulatedSensor(flash, quantity, storage, clock=clock) for quantity in UNITS]
+    return [EmulatedSensor(flash, quantity, storage, clock=clock) for quantity in MEASURES]
 
 
 def temperature(storage: "EmulatedStorage") -> float:

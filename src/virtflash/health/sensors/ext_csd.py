@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from virtflash.backing.emmc.ext_csd import BY_NAME, EXT_CSD_BYTES
+from virtflash.config.measured import MEASURES
 from virtflash.health.sensors.emmc_codes import figure
-from virtflash.health.sensors.quantities import UNITS
 from virtflash.health.sensors.sensor import SECONDS_BETWEEN_WEAR, SensorError
 
 DEV = Path("/dev")
@@ -41,7 +41,7 @@ class ExtCsd:
         ioctl: Ioctl = fcntl.ioctl,
         period: float = SECONDS_BETWEEN_WEAR,
     ) -> None:
-        self.name, self.unit, self.period = name, UNITS[quantity], period
+        self.name, self.unit, self.period = name, MEASURES[quantity].unit, period
         self._quantity, self._path, self._ioctl = quantity, root / device, ioctl
 
     def read(self) -> float:

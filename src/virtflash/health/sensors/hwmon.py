@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from virtflash.config.measured import MEASURES
 from virtflash.health.sensors.attribute import listed, read_celsius, read_integer, read_text, says
-from virtflash.health.sensors.quantities import UNITS
 from virtflash.health.sensors.sensor import SECONDS_BETWEEN, SensorError
 
 SYS = Path("/sys")
@@ -48,7 +48,7 @@ class Hwmon:
         root: Path = SYS,
         period: float = SECONDS_BETWEEN,
     ) -> None:
-        self.name, self.unit, self.period = name, UNITS[quantity], period
+        self.name, self.unit, self.period = name, MEASURES[quantity].unit, period
         self._chip, self._label, self._quantity = chip, label, quantity
         self._root = root / "class" / "hwmon"
 

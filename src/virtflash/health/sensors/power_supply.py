@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from virtflash.config.measured import MEASURES
 from virtflash.health.sensors.attribute import listed, read_integer
-from virtflash.health.sensors.quantities import UNITS
 from virtflash.health.sensors.sensor import SECONDS_BETWEEN, SensorError
 
 SYS = Path("/sys")
@@ -12,7 +12,7 @@ SYS = Path("/sys")
 class PowerSupply:
     """`supply`: its name, such as "battery"."""
 
-    unit = UNITS["voltage"]
+    unit = MEASURES["voltage"].unit
 
     def __init__(self, name: str, supply: str, *, root: Path = SYS, period: float = SECONDS_BETWEEN) -> None:
         self.name, self.period = name, period

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 SECONDS_BETWEEN = 1.0  # readings of what changes by the second
-SECONDS_BETWEEN_WEAR = 60.0  # of what changes by the day
+SECONDS_BETWEEN_WEAR = 10.0  # of what changes by the day
 
 
 class SensorError(Exception):
@@ -19,7 +19,7 @@ class Sensor(Protocol):
 
     @property
     def unit(self) -> str:
-        """As in `quantities.UNITS`."""
+        """As of the quantity in `config.measured.MEASURES`."""
 
     @property
     def period(self) -> float:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from virtflash.config.measured import MEASURES
 from virtflash.health.sensors.attribute import listed, read_celsius, read_text, says
-from virtflash.health.sensors.quantities import UNITS
 from virtflash.health.sensors.sensor import SECONDS_BETWEEN, SensorError
 
 SYS = Path("/sys")
@@ -13,7 +13,7 @@ class ThermalZone:
     """`zone`: its type, such as "soc-thermal", or its directory, such as "thermal_zone0", where several are of a type.
     It is looked for at each reading: numbers change when drivers come and go."""
 
-    unit = UNITS["temperature"]
+    unit = MEASURES["temperature"].unit
 
     def __init__(self, name: str, zone: str, *, root: Path = SYS, period: float = SECONDS_BETWEEN) -> None:
         self.name, self.period = name, period
