@@ -36,15 +36,15 @@ class PlatformGate:
             changed = [name for name, verdict in verdicts.items() if verdict != self.verdict(name)]
             before = {name: self.verdict(name) for name in changed}
             self._verdicts = dict(verdicts)
+            self._restrain_flashes()
             for served in sorted(self._served(changed), key=lambda served: not served.export.binding.critical):
                 self._change(served, before[served.export.name], self.verdict(served.export.name))
-            self._restrain_flashes()
 
     def admit(self, export: Export, flash: SharedFlash) -> None:
         """A volume that is about to be served begins in the state that holds."""
         with self._lock:
-            enter(export, flash, FREE, self.verdict(export.name))
             self._restrain_flashes()
+            enter(export, flash, FREE, self.verdict(export.name))
 
     def settle(self) -> None:
         """Before the end: a flash on which a volume is frozen is not tidied up, so the others' data is made stable."""
@@ -57,15 +57,15 @@ class PlatformGate:
         return [served for name in names if (served := self._server.find(name)) is not None]
 
     def _change(self, served: Served, before: Verdict, verdict: Verdict) -> None:
-        served.export.verdict = verdict
         known = {alarm.rule for alarm in before.alarms}
         for alarm in verdict.alarms:
             if alarm.rule not in known:
                 served.export.log.warning("alarm: %s", alarm.words, extra={"event": {"kind": "health-alarm"}})
         if before.effect == verdict.effect:
+            served.export.verdict = verdict
             return
-        tell(served.export.log, before.state, verdict)
         enter(served.export, served.flash, before, verdict)
+        tell(served.export.log, before.state, verdict)
 
     def _restrain_flashes(self) -> None:
         for flash in self._server.flashes.values():
@@ -84,18 +84,21 @@ def tell(log: Log, before: PlatformState, verdict: Verdict) -> None:
 
 def enter(export: Export, flash: SharedFlash | None, before: Verdict, verdict: Verdict) -> None:
     permission = PERMISSIONS[verdict.state]
-    export.verdict = verdict
-    allowance = export.binding.allowance
-    if verdict.freeze:
-        freeze(export, flash, permission)
-        return
     durable = permission.durable or verdict.durable
-    export.binding.set_gate(permission.refused, durable=durable)
-    if allowance is not None:
-        rate = (verdict.write_rate or 0) if permission.limited else 0
-        allowance.throttle(rate, max(rate * BURST_SECONDS, BURST_LEAST))
-    if verdict.state > before.state or (durable and not before.durable):
+    refused = permission.refused | ({"flush"} if verdict.freeze else frozenset())
+    export.binding.set_gate(refused, durable=durable, frozen=verdict.freeze)
+    throttle(export, verdict, permission)  # with the gate closed: those that wait for a rate are refused now
+    if verdict.freeze and flash is not None and has_nothing_to_flush(export, flash):
+        export.binding.set_gate(permission.refused, durable=durable, frozen=True)
+    elif not verdict.freeze and (verdict.state > before.state or (durable and not before.durable)):
         make_stable(export)
+    export.verdict = verdict
+
+
+def throttle(export: Export, verdict: Verdict, permission: Permission) -> None:
+    rate = (verdict.write_rate or 0) if permission.limited else 0
+    if export.binding.allowance is not None:
+        export.binding.allowance.throttle(rate, max(rate * BURST_SECONDS, BURST_LEAST))
 
 
 def make_stable(export: Export) -> None:
@@ -106,11 +109,13 @@ def make_stable(export: Export) -> None:
         export.log.error("what was accepted before could not be made stable: %s", error.strerror or error)
 
 
-def freeze(export: Export, flash: SharedFlash | None, permission: Permission) -> None:
-    """A flush is refused too, until it turns out that there is nothing to flush; nothing comes after that."""
-    export.binding.set_gate(permission.refused | {"flush"}, frozen=True)
-    if flash is not None and not flash.is_unstable(export.name):
-        export.binding.set_gate(permission.refused, frozen=True)
+def has_nothing_to_flush(export: Export, flash: SharedFlash) -> bool:
+    """Of a frozen volume: then a flush may say so. Nothing is accepted after this was asked."""
+    try:
+        return not flash.is_unstable(export.name)
+    except OSError as error:
+        export.log.error("frozen, and the host's disk does not keep up: %s", error.strerror or error)
+        return False
 
 
 def restrain(flash: SharedFlash, verdicts: Sequence[Verdict]) -> None:

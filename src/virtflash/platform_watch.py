@@ -4,7 +4,7 @@ tells the gate what comes of them."""
 from collections.abc import Mapping
 from threading import Lock
 
-from virtflash.config.measured import PLATFORM, of_sensor
+from virtflash.config.measured import PLATFORM, measure_of, of_sensor
 from virtflash.health.clock import Clock, SystemClock
 from virtflash.health.defaults import rules_of
 from virtflash.health.monitor import Monitor, Reading
@@ -54,13 +54,16 @@ class PlatformWatch:
         self._monitor = self._make_monitor()
 
     def _make_sensors(self) -> None:
-        for name, section in self._service.configuration.sensor.items():
-            self._add(make_sensor(name, section, self.pushed))
+        """What a section describes comes instead of what an emulated part would tell under the same name."""
         for flash in self._service.server.flashes.values():
             for sensor in emulated_sensors(flash.name, flash.storage, clock=self._clock.now):
                 self.emulated[sensor.name] = sensor
                 sensor.on_change = self._wake
                 self._add(sensor)
+        for name, section in self._service.configuration.sensor.items():
+            made = make_sensor(name, section, self.pushed)
+            self.emulated.pop(made.name, None)
+            self._add(made)
         self.pushed.on_push = self._wake
 
     def _add(self, sensor: Sensor) -> None:
@@ -70,7 +73,7 @@ class PlatformWatch:
         """What no section describes of the platform, and a rule is about, is pushed."""
         for rule in self._service.configuration.health.rule:
             if of_sensor(rule.sensor)[0] == PLATFORM and rule.sensor not in self._sensors:
-                self._add(self.pushed.sensor(rule.sensor))
+                self._add(self.pushed.sensor(rule.sensor, measure_of(rule.sensor).unit))
         return rules_of(self._service.configuration, self._sensors.keys())
 
     def _watched(self) -> list[Sensor]:
@@ -103,6 +106,7 @@ class PlatformWatch:
             self._monitor.stop()
             self._monitor = self._make_monitor()
             self._monitor.start()
+        self._monitor.judge_again()
 
     def now(self) -> float:
         return self._clock.now()

@@ -97,7 +97,7 @@ def test_a_gate_that_closes_refuses_what_waits_for_its_turn(
     """Writes are throttled, and held; when they could go, they may not. What they would have worn is given back."""
     allowance.set_rates(wear=1, wear_burst=1 << 20)
     before = allowance.left()
-    allowance.throttle(1 / 3600, 4 * 512)
+    allowance.throttle(1 / 3600, 4 * 4096)  # of which each counts at least 4 KiB
     requests = [ring.blk(OUT, number, SECTOR) for number in range(5)]
     ring.ring.offer(*(request.head for request in requests))
     eventually(lambda: target.calls("write") == 3 and allowance.delayed == 2, "three were written, and two wait")

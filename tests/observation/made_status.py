@@ -3,7 +3,7 @@
 import msgspec
 
 from virtflash.engine import LATENCY_BOUNDS
-from virtflash.status import Budget, FlashStatus, FrontEnd, Limits, ReactorStatus, Status, VolumeStatus
+from virtflash.status import Budget, FlashStatus, FrontEnd, Limits, ReactorStatus, SensorStatus, Status, VolumeStatus
 
 KINDS = ("read", "write", "flush", "discard", "write_zeroes", "secure_erase", "get_id", "lifetime", "unknown")
 CLASSES = ("read", "write", "flush", "other")
@@ -91,6 +91,7 @@ def status(
         latency_bounds_ns=LATENCY_BOUNDS,
         volumes=volumes or [],
         flashes=flashes or [],
+        sensors=[SensorStatus(name="emmc0.temperature", unit="degC", value=41.5, age=0.5)],
         reactors=[ReactorStatus(name="reactor-0", io="io_uring", wakeups=17)],
     )
     return msgspec.structs.replace(plain, **fields)

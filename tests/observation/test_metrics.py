@@ -17,7 +17,8 @@ from virtflash.status import Status
 
 BASE_UNITS = ("_seconds", "_bytes", "_ratio", "_celsius", "_bytes_per_second", "_requests_per_second")
 OTHER_UNITS = ("millisecond", "_ms", "_us", "_ns", "kilobyte", "megabyte", "percent", "kelvin", "_day", "_tenths")
-UNITLESS = {  # counts, switches and codes: nothing to convert
+UNITLESS = {
+    "sensor_reading",  # counts, switches and codes: nothing to convert
     "blocks", "free_blocks", "bad_blocks", "spare_blocks", "pre_eol_info", "read_only", "connected", "critical",
     "write_through", "queues", "state", "requests_in_flight", "info", "wear_budget_exhausted", "build_info",
 }  # fmt: skip
@@ -61,6 +62,7 @@ def test_names_follow_the_conventions(metric: Metric) -> None:
     for sample in metric.samples:
         assert set(sample.labels) <= {
             "volume", "flash", "operation", "le", "state", "reason", "memory", "reactor", "io", "version", "kind",
+            "sensor", "unit",
             "profile",
         }  # fmt: skip
         assert ("volume" in sample.labels) == metric.name.startswith("virtflash_volume_")

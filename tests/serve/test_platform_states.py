@@ -239,3 +239,17 @@ def test_what_the_operator_wants_has_to_wait(tmp_path: Path) -> None:
         watched.push("offline", 0)
         watched.await_state("normal")
         configured.ask("erase", name="cluster")
+
+
+def test_what_waits_for_a_rate_is_refused_when_it_gets_stricter(watched: Watched) -> None:
+    """Throttled to 1 MB/s a flood waits; then nothing may be written any more, and nothing hangs."""
+    watched.become("throttled")
+    with BlkDriver(watched.socket("infotainment"), queue_size=256) as driver:
+        pending = [driver.submit(1, 256 * number, bytes(131072)) for number in range(24)]
+        told = next(each for each in watched.configured.ask("volumes") if each["name"] == "infotainment")
+        assert told["health"]["write_rate"] == 1_000_000
+        watched.push("read-only", 1.0)
+        watched.await_state("read-only")
+        statuses = [driver.complete(each, timeout=5).status for each in pending]
+        assert set(statuses) == {OK, IOERR}
+    watched.become("normal")

@@ -54,8 +54,9 @@ class Allowance:
         programmed: what the flash counts now for the volume, from which a budget counts that was not there before.
         """
     def throttle(self, rate: float, burst: float = 0, now_ns: int = 0) -> None:
-        """Bytes a second that may change the medium from now on, whatever the limits; 0: any number. A discard or an
-        erase counts as 4 KiB. Those that wait go at once. ValueError: a burst of nothing beside a rate."""
+        """Bytes a second that may change the medium from now on, whatever the limits; 0: any number. Each request
+        counts at least 4 KiB, a discard or an erase 4 KiB. Those that wait go at once. ValueError: a burst of nothing
+        beside a rate."""
     write_rate: float  # as `throttle` has set it
     def owe(self, amount: float, now_ns: int = 0) -> None:
         """What was spent before this process began."""

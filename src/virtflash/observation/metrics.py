@@ -98,7 +98,7 @@ def families(status: Status) -> Iterator[Metric]:
     wakeups = [({"reactor": reactor.name, "io": reactor.io}, reactor.wakeups) for reactor in status.reactors]
     heard = [(each, each.value) for each in status.sensors if each.value is not None]
     sensors = [({"sensor": each.name, "unit": each.unit}, value) for each, value in heard]
-    yield gauge("virtflash_sensor", "What each sensor that a rule is about said last, in its unit.", sensors)
+    yield gauge("virtflash_sensor_reading", "What each sensor that a rule is about said last, in its unit.", sensors)
     yield counter("virtflash_reactor_wakeups", "Times that the thread slept and was woken.", wakeups)
 
 
