@@ -129,6 +129,12 @@ MISUSE = [
         """[[health.rule]] above: a temperature is written like "85 degC" or "358 K"; here it is '85'""",
     ),
     ("85 degC", "85 degF", 22, "[[health.rule]] above: a temperature is written like"),
+    (
+        "emmc0.temperature",
+        "emmc0.temper",
+        21,
+        "[[health.rule]] sensor: no flash has a temper; what is measured of one:",
+    ),
     ("emmc0.temperature", "emmc0.voltage", 22, '[[health.rule]] above: a voltage is written like "3.1 V" or "3100 mV"'),
     ("emmc0.temperature", "emmc0.life_time_b", 22, '[[health.rule]] above: a share is written like "80 %" or 80'),
     ("emmc0.temperature", "emmc0.pre_eol", 22, "[[health.rule]] above: a number from 0 to 255 is expected"),

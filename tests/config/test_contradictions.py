@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtflash.config import ConfigurationError
@@ -26,11 +26,12 @@ SIZES: list[Written] = [('"1 GiB"', 1024 * MIB), ('"2 MiB"', 2 * MIB), ("1000", 
 SOCKETS: list[Written] = [('"s"', "s"), ('"./s"', "s"), ('"t"', "t"), ("2", WRONG), (None, WRONG)]
 BUDGETS: list[Written] = [(None, None), ('"1 GB/day"', 1), ('"20"', WRONG), ('"0 GB/day"', WRONG)]
 ANSWERS: list[Written] = [(None, "throttle"), ('"throttle"', "throttle"), ('"alarm"', "alarm"), ('"burn"', WRONG)]
-ODD = object()  # no threshold of this sensor, where the sensor is known
+ODD = object()  # nothing that is measured of a flash; no threshold of what is
 SENSORS: list[Written] = [
     ('"m.life_time_b"', "m"),
     ('"platform.life_time_b"', "platform"),
     ('"o.life_time_b"', "o"),
+    ('"m.life_span"', ODD),
     ('"life_time_b"', WRONG),
 ]
 SENSORS += [(None, WRONG)]
@@ -93,11 +94,11 @@ class File:
             self.meant(RULE_NAME, key) for key in ("sensor", "above", "below", "until", "state", "on_stale")
         )
         thresholds = {"above": above, "below": below, "until": until}
-        if sensor == "o":
+        if sensor in ("o", ODD):
             yield RULE_NAME, "sensor"
         if WRONG not in (above, below) and (above is None) == (below is None):
             yield RULE_NAME, ""
-        if sensor is not WRONG:
+        if sensor not in (WRONG, ODD):
             yield from ((RULE_NAME, key) for key, value in thresholds.items() if value is ODD)
             numbers = {key: value for key, value in thresholds.items() if isinstance(value, int)}
             if below is None and numbers.keys() == {"above", "until"} and numbers["until"] > numbers["above"]:
@@ -164,6 +165,7 @@ def told(text: str) -> list[tuple[int, str]]:
     return []
 
 
+@settings(max_examples=1000, deadline=None)
 @given(FILES)
 def test_each_mistake_is_told_once_and_nothing_else(file: File) -> None:
     found = told("\n".join(file.lines))

@@ -36,12 +36,12 @@ def rules_by(text: str, kind: str = "emmc", sensors: frozenset[str] = ALL) -> li
 
 
 def states_at(rules: list[Rule], sensor: str, reading: float) -> dict[str, Answer]:
-    """Of each volume, when the sensor has said so for half a minute, and the others what they usually say."""
+    """Of each volume, when the sensor has said so for 40 s, and the others what they usually say."""
     policy = Policy(rules, {"cluster": "f", "radio": "f"}, 0.0)
-    for second in (0.0, 15.0, 30.0):
+    for second in (0.0, 20.0, 40.0):
         for each in policy.sensors:
             policy.take(each, reading if each == sensor else USUAL[each.partition(".")[2]], second)
-    return {name: verdict.state for name, verdict in policy.verdicts(30.0).items()}
+    return {name: verdict.state for name, verdict in policy.verdicts(40.0).items()}
 
 
 USUAL = {

@@ -276,6 +276,13 @@ def test_a_new_rule_begins_with_what_its_sensor_said_last() -> None:
     assert policy.verdicts(8.0)["cluster"].state is OFFLINE
 
 
+def test_a_new_rule_waits_no_longer_for_a_sensor_that_never_spoke() -> None:
+    policy = Policy([rule()], VOLUMES, 0.0)
+    policy.change([rule(threshold=90.0), rule(sensor=SUPPLY)], VOLUMES, 20.0)
+    assert policy.due(20.0) == 30.0
+    assert policy.verdicts(30.0)["cluster"].state is DURABLE
+
+
 def test_a_sensor_that_is_new_is_not_stale_at_once() -> None:
     policy = Policy([rule()], VOLUMES, 0.0)
     policy.take(HOT, 20.0, 100.0)

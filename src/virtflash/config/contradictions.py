@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from msgspec import UNSET
 
 from virtflash.config.configuration import Configuration, Rule, Volume
-from virtflash.config.measured import PLATFORM, Measure, of_sensor
+from virtflash.config.measured import MEASURES, PLATFORM, Measure, of_sensor
 from virtflash.config.sensors import (
     STALE_SECONDS,
     Sensor,
@@ -112,12 +112,14 @@ def space_problems(configuration: Configuration, name: str) -> Iterator[Problem]
 def rule_problems(configuration: Configuration, number: int, rule: Rule) -> Iterator[Problem]:
     path = ("health", "rule", number)
     if is_right(rule.sensor, configuration.flash):
-        flash, _ = of_sensor(rule.sensor)
+        flash, quantity = of_sensor(rule.sensor)
         if flash not in (PLATFORM, *configuration.flash):
             yield (*path, "sensor"), f"there is no [flash.{flash}]; there are: {listed(configuration.flash)}"
+        elif not is_measured(rule.sensor):
+            yield (*path, "sensor"), f"no flash has a {quantity}; what is measured of one: {listed(MEASURES)}"
     if is_right(rule.above, rule.below) and (rule.above is None) == (rule.below is None):
         yield path, "write either above or below"
-    if is_right(rule.sensor) and is_faultless(configuration.sensor, configuration.flash):
+    if is_right(rule.sensor) and is_measured(rule.sensor) and is_faultless(configuration.sensor, configuration.flash):
         yield from threshold_problems(path, rule, measure_in(configuration.sensor, rule.sensor))
         yield from stale_problems(path, rule, described(configuration.sensor, rule.sensor))
     yield from answer_problems(path, rule)
@@ -125,6 +127,12 @@ def rule_problems(configuration: Configuration, number: int, rule: Rule) -> Iter
         for volume in dict.fromkeys(rule.volumes):
             if volume not in configuration.volume:
                 yield (*path, "volumes"), f"there is no [volume.{volume}]; there are: {listed(configuration.volume)}"
+
+
+def is_measured(sensor: str) -> bool:
+    """The platform may push what it likes; of a flash this much is known."""
+    owner, quantity = of_sensor(sensor)
+    return owner == PLATFORM or quantity in MEASURES
 
 
 def stale_problems(path: Path, rule: Rule, sensor: Sensor | None) -> Iterator[Problem]:

@@ -19,7 +19,8 @@ from virtflash.config.quantities import Duration
 from virtflash.config.sensors import measure_in
 from virtflash.health.rule import Rule
 
-SOON, SETTLED = Duration.read("5 s"), Duration.read("10 s")  # a single reading that was wrong closes nothing
+# A single reading that was wrong closes nothing: what heats is read each second, what wears every 10 s.
+SOON, SETTLED, READ_AGAIN = Duration.read("5 s"), Duration.read("10 s"), Duration.read("30 s")
 HOUR = Duration.read("1 h")  # registers that change over years are not read every second
 
 TEMPERATURE = (
@@ -38,14 +39,14 @@ RESERVE = (
     # EXT_CSD 267: 2 (warning) says that 80 % of the reserved blocks are used, 3 (urgent) that 90 % are; our own
     # translation layer says 3 as well when it takes no more writes. At 3 the part can still program, so that what was
     # accepted is made stable first. At 2 it is told: to make every write stable at once would wear it faster.
-    Written(sensor="pre_eol", above=1, state="alarm", delay=SETTLED, stale=HOUR),
-    Written(sensor="pre_eol", above=2, state="read-only", delay=SETTLED, stale=HOUR),
+    Written(sensor="pre_eol", above=1, state="alarm", delay=READ_AGAIN, stale=HOUR),
+    Written(sensor="pre_eol", above=2, state="read-only", delay=READ_AGAIN, stale=HOUR),
 )
 LIFE = (
     # EXT_CSD 268 and 269: 10 says 90 to 100 % of the rated life, 11 that it is exceeded. Parts go on working beyond it,
     # for how long is not known.
-    Written(sensor="life_time_a_code", above=10, state="alarm", delay=SETTLED, stale=HOUR),
-    Written(sensor="life_time_b_code", above=10, state="alarm", delay=SETTLED, stale=HOUR),
+    Written(sensor="life_time_a_code", above=10, state="alarm", delay=READ_AGAIN, stale=HOUR),
+    Written(sensor="life_time_b_code", above=10, state="alarm", delay=READ_AGAIN, stale=HOUR),
 )
 SUPPLY = (
     # The core supply (VCC) of an eMMC is 2.7 to 3.6 V. Below it a program may do harm to what is stored already. A
@@ -55,7 +56,7 @@ SUPPLY = (
 )
 CYCLES = (
     # Data sheets of SLC NAND and of NOR promise retention up to their rated cycles.
-    Written(sensor="life_time_b", above="100 %", state="alarm", delay=SETTLED, stale=HOUR),
+    Written(sensor="life_time_b", above="100 %", state="alarm", delay=READ_AGAIN, stale=HOUR),
 )
 
 # NAND and NOR are made for 3.3 V and for 1.8 V, and which it is is not known here: no rule of theirs is about a supply.
