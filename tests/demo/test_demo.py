@@ -34,6 +34,15 @@ def test_two_guests(environment: dict[str, str], tmp_path: Path) -> None:
     timeline = [line.split(maxsplit=3) for line in lines if line.endswith("its wear budget is spent")]
     assert [line[2] for line in timeline] == ["infotainment"]
     assert any(line.startswith("cluster: 40 of 40 files") for line in lines)
+    seen = [line.partition("its machine: ")[2] for line in lines if "its machine: " in line]
+    assert seen == [
+        "a write fails: heat",
+        "and succeeds again: shade",
+        "a write fails: brown-out",
+        "and succeeds again: supply",
+    ]
+    assert any("read-only: emmc0.temperature is 107 degC, above 105 degC" in line for line in lines)
+    assert any("read-only, frozen: emmc0.voltage is 2.5 V, below 2.7 V" in line for line in lines)
     assert list(tmp_path.iterdir()) == []
 
 
