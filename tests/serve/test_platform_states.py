@@ -1,6 +1,9 @@
 """What a guest sees in each state of the platform: request by request, and whatever it negotiated. Rules bring them
 about, from sensors that are pushed and emulated."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,7 @@ from virtflash.health.platform_state import PERMISSIONS, PlatformState
 from virtflash.service import Service
 from virtflash.virtio.blk import CONFIG_WRITEBACK_OFFSET, BlkFeature, Status
 
+PROGRAM = Path(sys.executable).with_name("virtflash")
 OK, IOERR = Status.OK, Status.IOERR
 STATES = ("durable", "throttled", "read-only", "offline")
 VOLUMES = {"cluster": '8 MiB\npriority = "critical"', "infotainment": "16 MiB"}
@@ -81,6 +85,11 @@ CHANGES = {"write", "discard", "write zeroes", "secure erase"}
 REFUSED = {"normal": set(), "durable": set(), "throttled": set(), "read-only": CHANGES, "offline": CHANGES | {"read"}}
 
 
+def state_of(configured: Configured, name: str = "infotainment") -> str:
+    found: str = next(each for each in configured.ask("volumes") if each["name"] == name)["health"]["state"]
+    return found
+
+
 @dataclass
 class Watched:
     """A server whose sensors are pushed by the test."""
@@ -94,9 +103,8 @@ class Watched:
     def push(self, name: str, value: float) -> None:
         self.configured.ask("push", sensor=f"platform.{name}", value=value, ttl="1 h")
 
-    def state(self, name: str = "infotainment") -> str:
-        found: str = next(each for each in self.configured.ask("volumes") if each["name"] == name)["health"]["state"]
-        return found
+    def state(self) -> str:
+        return state_of(self.configured)
 
     def become(self, state: str) -> None:
         for each in STATES:
@@ -253,3 +261,21 @@ def test_what_waits_for_a_rate_is_refused_when_it_gets_stricter(watched: Watched
         statuses = [driver.complete(each, timeout=5).status for each in pending]
         assert set(statuses) == {OK, IOERR}
     watched.become("normal")
+
+
+def test_it_is_noted_on_the_flash(tmp_path: Path) -> None:
+    """What happened while nothing could be written, too."""
+    configured = Configured(tmp_path, VOLUMES, FREEZE)
+    with configured.in_a_child():
+        for celsius, state in ((95.0, "read-only"), (25.0, "normal")):
+            configured.ask("simulate", sensor="emmc0.temperature", value=celsius)
+            wait_until(lambda state=state: state_of(configured) == state, state)  # type: ignore[misc]
+    told = subprocess.run(
+        [PROGRAM, "log", "emmc0.vflash", "--json", "--volume", "infotainment"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    records = [json.loads(line) for line in told.stdout.splitlines()]
+    words = [record["text"] for record in records if record["kind"] == "state-changed"]
+    assert len(words) == 2
+    assert words[0].startswith("read-only, frozen: emmc0.temperature is 95 degC, above 90 degC")
+    assert words[1] == "normal"

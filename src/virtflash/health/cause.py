@@ -39,4 +39,4 @@ def lasted(seconds: float) -> str:
     for least, length, unit in STEPS:
         if seconds >= least:
             return f"{seconds // length:.0f} {unit}"
-    return f"{seconds:.3g} s"
+    return f"{round(seconds, 2):g} s"
