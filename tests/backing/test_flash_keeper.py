@@ -6,6 +6,7 @@ import pytest
 
 from virtflash.backing.emulated_flash import create_flash, open_storage
 from virtflash.backing.flash_keeper import FlashKeeper
+from virtflash.ftl.judgement import CLOSED
 from virtflash.logs import Log
 
 MEBIBYTE = 1 << 20
@@ -57,6 +58,21 @@ def test_the_patrol_reads_what_nobody_reads(storage):
             break
     assert ended
     assert storage.chip.counters()["reads"] > reads
+
+
+def test_what_is_to_be_refreshed_is_though_no_machine_is_connected(storage):
+    storage.target.write(0, bytes(range(256)) * 4096 * 16)
+    storage.target.flush()
+    looks = keeper(storage)
+    looks.look_after()  # something was written since the last time
+    table, _ = storage.translation.snapshot()
+    storage.target.care(refresh=[int(block) for block in (table["use"] == CLOSED).nonzero()[0]])
+    due = storage.target.condition()["blocks_to_refresh"]
+    assert due > 0
+    looks.look_after()
+    assert storage.translation.counters["refreshed_blocks"] > 0
+    assert storage.target.condition()["blocks_to_refresh"] < due
+    assert storage.target.read(0, 8) == bytes(range(256)) * 16
 
 
 def test_room_of_trimmed_data_is_given_back_while_idle(storage, tmp_path):

@@ -154,7 +154,7 @@ class Operator(Protocol):
     ) -> dict[str, int]:
         """Write data anew before it fades. Tells, for each flash, how many blocks will be.
 
-        It is done while a machine is connected and wants nothing else. Blocks that are still being filled are left out.
+        It is done while no machine writes. Blocks that are still being filled are left out.
         """
 
     def sensors(self) -> list[SensorStatus]:
