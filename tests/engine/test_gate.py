@@ -146,3 +146,13 @@ def test_it_can_be_looked_at(ring: ServedRing) -> None:
     assert ring.binding.gate == ({"write", "flush"}, True, True)
     with pytest.raises(ValueError, match="nothing like it"):
         ring.binding.set_gate(["nothing like it"])
+
+
+def test_frozen_no_flush_succeeds_after_a_failure(ring: ServedRing, target: ScriptedTarget) -> None:
+    """What a failed write or sync lost is not there, although nothing is left to be flushed."""
+    ring.binding.inject_fault("sync", 5)
+    assert status(ring, "flush") == IOERR
+    ring.binding.inject_fault("sync", 0)
+    ring.binding.set_gate(["write"], frozen=True)
+    assert ring.binding.sync_failed
+    assert status(ring, "flush") == IOERR

@@ -93,13 +93,13 @@ cdef inline void start_io(ReactorState *reactor, QueueState *queue, Slot *slot) 
     if gate_refuses(&binding.gate, slot.operation):
         refuse(reactor, slot)
         return
-    if has_nothing_to_flush(slot):
-        complete(reactor, slot, BLK_S_OK, 0)
-        return
     slot.stable = writes_data(slot.operation) and must_be_stable(binding)
     if slot.operation == OP_FLUSH:
         if load_relaxed_u32(&binding.sync_failed):
             complete(reactor, slot, BLK_S_IOERR, 0)
+            return
+        if has_nothing_to_flush(slot):
+            complete(reactor, slot, BLK_S_OK, 0)
             return
         slot.stage = STAGE_SYNC if binding.target == NULL else STAGE_FLUSH
     if not needs_io(slot, binding):
