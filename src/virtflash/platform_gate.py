@@ -14,6 +14,7 @@ from virtflash.health.policy import FREE, Verdict
 from virtflash.logs import Log
 from virtflash.server import Served, Server
 from virtflash.shared_flash import SharedFlash
+from virtflash.volumes.errors import VolumeError
 
 BURST_SECONDS = 0.1  # of the rate of a throttled volume
 BURST_LEAST = 128 << 10  # bytes: less would let a single request wait for the whole bucket
@@ -113,6 +114,8 @@ def has_nothing_to_flush(export: Export, flash: SharedFlash) -> bool:
     """Of a frozen volume: then a flush may say so. Nothing is accepted after this was asked."""
     try:
         return not flash.is_unstable(export.name)
+    except VolumeError:  # it has been deleted meanwhile: nobody is there to flush it
+        return False
     except OSError as error:
         export.log.error("frozen, and the host's disk does not keep up: %s", error.strerror or error)
         return False

@@ -141,9 +141,13 @@ class SharedFlash:
         self.storage.frozen = value
 
     def is_unstable(self, name: str) -> bool:
-        """Would a flush of a volume have to program something? What only waits for the host's disk is synced first."""
+        """Would a flush of a volume have to program something? What only waits for the host's disk is synced first.
+        VolumeError: it is gone. OSError."""
         self.storage.target.sync()
-        return self.storage.target.unstable(self._owners[self.pool.find(name).uuid])
+        owner = self._owners.get(self.pool.find(name).uuid)
+        if owner is None:
+            raise VolumeError(f"volume {name} is being deleted")
+        return self.storage.target.unstable(owner)
 
     def check_writable(self) -> None:
         """VolumeError: the state of the platform does not let it be written."""
