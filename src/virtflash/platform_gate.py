@@ -5,7 +5,8 @@ is written, and a flush succeeds only where there is nothing to flush.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from threading import RLock
 
 from virtflash.export import Export
@@ -34,18 +35,20 @@ class PlatformGate:
     def apply(self, verdicts: Mapping[str, Verdict]) -> None:
         """Critical volumes come first: there may be little time."""
         with self._lock:
-            changed = [name for name, verdict in verdicts.items() if verdict != self.verdict(name)]
-            before = {name: self.verdict(name) for name in changed}
             self._verdicts = dict(verdicts)
             self._restrain_flashes()
-            for served in sorted(self._served(changed), key=lambda served: not served.export.binding.critical):
-                self._change(served, before[served.export.name], self.verdict(served.export.name))
+            for served in sorted(self._server.served, key=lambda served: not served.export.binding.critical):
+                if served.export.name in verdicts:
+                    self._change(served, served.export.verdict, self.verdict(served.export.name))
 
-    def admit(self, export: Export, flash: SharedFlash) -> None:
-        """A volume that is about to be served begins in the state that holds."""
+    @contextmanager
+    def admitting(self, export: Export, flash: SharedFlash) -> Iterator[None]:
+        """A volume that is about to be served begins in the state that holds. No verdict comes before it is served: it
+        would not be found."""
         with self._lock:
             self._restrain_flashes()
             enter(export, flash, FREE, self.verdict(export.name))
+            yield
 
     def settle(self) -> None:
         """Before the end: a flash on which a volume is frozen is not tidied up, so the others' data is made stable."""
@@ -54,10 +57,8 @@ class PlatformGate:
             if frozen and not self.verdict(served.export.name).freeze:
                 make_stable(served.export)
 
-    def _served(self, names: Iterable[str]) -> Iterable[Served]:
-        return [served for name in names if (served := self._server.find(name)) is not None]
-
     def _change(self, served: Served, before: Verdict, verdict: Verdict) -> None:
+        """`before`: what is in force for it, and not only was passed: a change that failed is made the next time."""
         known = {alarm.rule for alarm in before.alarms}
         for alarm in verdict.alarms:
             if alarm.rule not in known:

@@ -137,16 +137,20 @@ class Service:
             allowance,
             critical=volume.priority == "critical",
         )
-        self.gate.admit(export, flash)
-        if name in self.inherited:
-            listening = adopt_socket(os.dup(self.inherited[name]))
+        with self.gate.admitting(export, flash):
+            served = self._open_door(export, volume, flash, owner)
+        self.give_socket(served, owner)
+        return served
+
+    def _open_door(self, export: Export, volume: Volume, flash: SharedFlash, owner: SocketOwner | None) -> Served:
+        assert flash.reactor is not None
+        if export.name in self.inherited:
+            listening = adopt_socket(os.dup(self.inherited[export.name]))
             return self.server.serve(export, listening, flash.reactor, owner=owner, flash=flash)
         path = self.place(volume.socket)
         path.parent.mkdir(parents=True, exist_ok=True)
         listening = bind_socket(path, int(volume.mode, 8))
-        served = self.server.serve(export, listening, flash.reactor, socket_path=path, owner=owner, flash=flash)
-        self.give_socket(served, owner)
-        return served
+        return self.server.serve(export, listening, flash.reactor, socket_path=path, owner=owner, flash=flash)
 
     def give_socket(self, served: Served, owner: SocketOwner | None) -> None:
         """Its file becomes the owner's. Without the right to do so, its mode has to let him in."""

@@ -1,5 +1,6 @@
 """Verdicts are carried out on a thread of their own, while volumes come, go, and are looked at: whatever the order."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import pytest
 from configured import Configured
 
+from virtflash import platform_gate
 from virtflash.config import Volume
 from virtflash.config.quantities import Size
 from virtflash.health.platform_state import PERMISSIONS, PlatformState
 from virtflash.health.policy import FREE, Verdict
+from virtflash.server import Served
 from virtflash.service import Service
 
 FROZEN = Verdict(PlatformState.READ_ONLY, freeze=True)
@@ -47,3 +50,36 @@ def test_a_volume_goes_while_it_is_frozen(service: Service, monkeypatch: pytest.
     service.gate.apply({"cluster": FROZEN, "infotainment": FROZEN})
     assert service.server.find("cluster") is None
     assert refused(service, "infotainment") == REFUSED
+
+
+def test_a_verdict_that_comes_while_a_volume_is_made(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds for that volume too: between its first state and its door there is no moment at which it is missed."""
+    serve = service.server.serve
+    applies = threading.Thread(target=service.gate.apply, args=({"late": READ_ONLY},))
+
+    def slowly(*arguments: Any, **options: Any) -> Served:
+        applies.start()
+        applies.join(0.2)  # it waits, or is done
+        return serve(*arguments, **options)
+
+    monkeypatch.setattr(service, "on_change", None)
+    monkeypatch.setattr(service.server, "serve", slowly)
+    served = service.make("late", LATE)
+    applies.join()
+    assert refused(service, "late") == REFUSED
+    assert served.export.verdict == READ_ONLY
+
+
+def test_a_change_that_failed_is_made_the_next_time(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as failing:
+        failing.setattr(platform_gate, "throttle", raise_trouble)
+        with pytest.raises(OSError, match="trouble"):
+            service.gate.apply({"cluster": READ_ONLY, "infotainment": READ_ONLY})
+    service.gate.apply({"cluster": READ_ONLY, "infotainment": READ_ONLY})
+    assert refused(service, "cluster") == refused(service, "infotainment") == REFUSED
+    service.gate.apply({"cluster": FREE, "infotainment": FREE})
+    assert refused(service, "cluster") == refused(service, "infotainment") == set()
+
+
+def raise_trouble(*_arguments: object) -> None:
+    raise OSError(5, "trouble")
