@@ -193,6 +193,7 @@ class Service:
             if flash is None:
                 names = ", ".join(other.export.name for other in self.server.served) or "none"
                 raise VolumeError(f"there is no volume {name!r}; there are: {names}")
+            flash.check_writable()  # before its machine is cut off for nothing
             if served is not None:
                 self.server.stop_serving(served)
             flash.delete(name, secure=secure)
@@ -298,6 +299,7 @@ class Service:
         elif key == "size":
             self.grow(name, volume.size)
         elif key == "secure_delete":
+            served.flash.check_writable()
             served.flash.pool.mark(name, secure_delete=volume.secure_delete)
         else:
             served.door.owner = None if volume.owner is None else SocketOwner.named(volume.owner)

@@ -240,13 +240,23 @@ def test_what_the_operator_wants_has_to_wait(tmp_path: Path) -> None:
         watched = Watched(configured, service)
         watched.push("offline", 1)
         watched.await_state("offline")
-        calls = (("erase", {"name": "cluster"}), ("grow", {"name": "cluster", "size": "10 MiB"}), ("refresh", {}))
-        for method, parameters in calls:
-            with pytest.raises(ControlError, match="may not be written now"):
-                configured.ask(method, **parameters)
+        calls = (
+            ("erase", {"name": "cluster"}),
+            ("grow", {"name": "cluster", "size": "10 MiB"}),
+            ("refresh", {}),
+            ("delete", {"name": "cluster"}),
+        )
+        with BlkDriver(watched.socket("cluster")) as driver:
+            for method, parameters in calls:
+                with pytest.raises(ControlError, match="may not be written now"):
+                    configured.ask(method, **parameters)
+            assert driver.flush().status == OK, "its machine is not cut off for what is refused"
+        configured.write({**VOLUMES, "cluster": VOLUMES["cluster"] + "\nsecure_delete = true"}, rule)
+        assert "may not be written now" in configured.ask("reload")["refused"][0]
         watched.push("offline", 0)
         watched.await_state("normal")
         configured.ask("erase", name="cluster")
+        assert configured.ask("reload")["applied"] != []
 
 
 def test_what_waits_for_a_rate_is_refused_when_it_gets_stricter(watched: Watched) -> None:
