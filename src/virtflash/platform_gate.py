@@ -92,8 +92,8 @@ def enter(export: Export, flash: SharedFlash | None, before: Verdict, verdict: V
     throttle(export, verdict, permission)  # with the gate closed: those that wait for a rate are refused now
     if verdict.freeze and flash is not None and has_nothing_to_flush(export, flash):
         export.binding.set_gate(permission.refused, durable=durable, frozen=True)
-    elif not verdict.freeze and (verdict.state > before.state or (durable and not before.durable)):
-        make_stable(export)
+    elif not verdict.freeze and (before.freeze or verdict.state > before.state or (durable and not before.durable)):
+        make_stable(export)  # also of what was frozen: its flushes have failed, and no driver has to repeat them
     export.verdict = verdict
 
 

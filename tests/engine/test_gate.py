@@ -156,3 +156,17 @@ def test_frozen_no_flush_succeeds_after_a_failure(ring: ServedRing, target: Scri
     ring.binding.set_gate(["write"], frozen=True)
     assert ring.binding.sync_failed
     assert status(ring, "flush") == IOERR
+
+
+def test_frozen_nobody_else_flushes_either(ring: ServedRing, target: ScriptedTarget) -> None:
+    """An operator, or a driver that chooses another mode: it is told, and no failure of the storage."""
+    ring.binding.set_gate(["write", "flush"], frozen=True)
+    with pytest.raises(OSError, match="frozen"):
+        ring.binding.sync()
+    ring.binding.set_gate(["write"], frozen=True)
+    ring.binding.sync()
+    assert target.calls("flush") == 0
+    ring.binding.set_gate()
+    ring.binding.sync()
+    assert target.calls("flush") == 1
+    assert not ring.binding.sync_failed

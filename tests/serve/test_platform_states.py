@@ -222,6 +222,22 @@ def test_frozen_a_flush_fails_where_something_is_unstable(hot: Watched) -> None:
         assert not hot.is_volatile()
 
 
+def test_frozen_neither_a_change_of_mode_nor_an_operator_writes(hot: Watched) -> None:
+    """And what was not stable becomes so when it may be: in its new mode the driver sends no flush any more."""
+    with MODES["write-back"](hot.socket("infotainment")) as driver:
+        driver.write(0, DATA).check()
+        heat(hot, 95.0)
+        hot.await_state("read-only")
+        driver.front_end.set_config(CONFIG_WRITEBACK_OFFSET, b"\x00")
+        with pytest.raises(ControlError, match="frozen"):
+            hot.configured.ask("flush", name="infotainment")
+        assert hot.is_volatile()
+        heat(hot, 25.0)
+        hot.await_state("normal")
+        wait_until(lambda: not hot.is_volatile(), "it is not made stable")
+        assert driver.flush().status == OK
+
+
 def test_frozen_a_flush_of_nothing_succeeds(hot: Watched) -> None:
     with MODES["write-back"](hot.socket("infotainment")) as driver:
         driver.write(0, DATA).check()

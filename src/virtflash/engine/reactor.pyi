@@ -127,7 +127,8 @@ class Binding:
     gate: tuple[set[str], bool, bool]  # refused, durable, frozen
     def negotiate(self, features: int) -> None: ...  # driver features; request types follow them
     def sync(self) -> None: ...  # make stable what completed before; OSError when it failed (and latches)
-    # Of a target, `sync` flushes it on its reactor, and syncs its file in the caller's thread.
+    # Of a target, `sync` flushes it on its reactor, and syncs its file in the caller's thread. Of a frozen volume it
+    # writes nothing, and fails without latching where something is not stable.
     def take_events(self) -> list[Event]: ...
     def inject_fault(self, kind: str, error: int) -> None: ...  # kind: read, write, sync, discard; 0 ends it
 

@@ -523,6 +523,9 @@ cdef class Binding:
 
     def sync(self):
         cdef int result = -<int>load_relaxed_u32(&self.state.injected[OP_FLUSH])
+        if load_acquire_u32(&self.state.gate.frozen):
+            self._sync_frozen()
+            return
         if result == 0 and self.state.target != NULL and not self.state.read_only:
             result = self._sync_target()
         elif result == 0 and self.state.fd >= 0 and not self.state.read_only:
@@ -532,6 +535,13 @@ cdef class Binding:
             raise_event(&self.state, EVENT_SYNC_FAILED, 0, -result)
         if self.sync_failed:
             raise OSError(-result or errno_names.EIO, "a write or a sync of this volume has failed")
+
+    cdef _sync_frozen(self):
+        """As a guest's flush: it does nothing, and succeeds where there is nothing to be done. Nothing has failed."""
+        if self.sync_failed:
+            raise OSError(errno_names.EIO, "a write or a sync of this volume has failed")
+        if load_acquire_u32(&self.state.gate.refused) >> OP_FLUSH & 1:
+            raise OSError(errno_names.EROFS, "frozen: what was accepted is not to be written now")
 
     def take_events(self):
         cdef uint64_t ignored
