@@ -84,7 +84,7 @@ class SharedFlash:
         """While its reactor still runs, and nobody uses it any more."""
         self.keeper.stop()
         self.ledger.stop()
-        self.ledger.close()
+        self.ledger.close(noted=self._may_be_noted_on)
         self.black_box.stop()
 
     def name_owners(self) -> None:
@@ -148,6 +148,11 @@ class SharedFlash:
         if owner is None:
             raise VolumeError(f"volume {name} is being deleted")
         return self.storage.target.unstable(owner)
+
+    @property
+    def _may_be_noted_on(self) -> bool:
+        """What nobody waits for, as the black box."""
+        return self.writable and not self.frozen
 
     def check_writable(self) -> None:
         """VolumeError: the state of the platform does not let it be written."""
@@ -257,7 +262,7 @@ class SharedFlash:
         self._targets.pop(name, None)
         self.limits.pop(name, None)
         if self.allowances.pop(name, None) is not None:
-            self.ledger.close_account(self.pool.find(name).uuid)
+            self.ledger.close_account(self.pool.find(name).uuid, noted=self._may_be_noted_on)
 
     def _pieces(self, volume: Volume) -> list[tuple[int, int]]:
         return pieces_of(volume, self.pool.granule_sectors)

@@ -238,6 +238,33 @@ def test_frozen_neither_a_change_of_mode_nor_an_operator_writes(hot: Watched) ->
         assert driver.flush().status == OK
 
 
+def test_frozen_the_end_of_the_server_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even what was spent of a budget: what is noted ahead of it counts at the next start."""
+    volumes = {"infotainment": '16 MiB\nwear_budget = "20 GB/day"'}
+    configured = Configured(tmp_path, volumes, FREEZE)
+    with configured.served() as service:
+        watched = Watched(configured, service)
+        flash = service.server.flashes["emmc0"]
+        chip, close = flash.storage.chip, flash.close
+        with MODES["write-back"](watched.socket("infotainment")) as driver:
+            driver.write(0, DATA).check()
+            heat(watched, 95.0)
+            watched.await_state("read-only")
+        before = programs(chip.counters())
+        after: list[float] = []
+
+        def closing() -> None:
+            after.append(programs(chip.counters()))
+            close()
+
+        monkeypatch.setattr(flash, "close", closing)
+    assert after == [before]
+
+
+def programs(counters: dict[str, float]) -> float:
+    return counters["programs"] + counters["slc_programs"]
+
+
 def test_frozen_a_flush_of_nothing_succeeds(hot: Watched) -> None:
     with MODES["write-back"](hot.socket("infotainment")) as driver:
         driver.write(0, DATA).check()

@@ -60,10 +60,11 @@ class BudgetLedger:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def close(self) -> None:
-        """After the last front end has left."""
+    def close(self, *, noted: bool = True) -> None:
+        """After the last front end has left. Not `noted`: the flash may not be written, and the next start takes all up
+        to the marks for spent."""
         with self._lock:
-            if self._accounts:
+            if self._accounts and noted:
                 self._note({uuid: account.allowance.wear["paid_ns"] for uuid, account in self._accounts.items()})
             self._accounts.clear()
         os.close(self.fd)
@@ -79,15 +80,15 @@ class BudgetLedger:
             if allowance.wear["wanted"]:  # it asked while it had no account, and nobody heard it: it will not ask again
                 os.eventfd_write(self.fd, 1)
 
-    def close_account(self, uuid: UUID, *, forget: bool = False) -> None:
-        """It has none any more. `forget`: the volume is gone."""
+    def close_account(self, uuid: UUID, *, forget: bool = False, noted: bool = True) -> None:
+        """It has none any more. `forget`: the volume is gone. `noted`: as of `close`."""
         with self._lock:
             account = self._accounts.pop(uuid, None)
             if forget:
                 self._record = WearRecord(
                     self._record.generation, {other: owed for other, owed in self._record.owed.items() if other != uuid}
                 )
-            elif account is not None:
+            elif account is not None and noted:
                 self._note({uuid: account.allowance.wear["paid_ns"]}, {uuid: account})
 
     def _keep(self) -> None:
