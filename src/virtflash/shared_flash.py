@@ -155,8 +155,9 @@ class SharedFlash:
         return self.writable and not self.frozen
 
     def check_writable(self) -> None:
-        """VolumeError: the state of the platform does not let it be written."""
-        if not self.writable:
+        """VolumeError: the state of the platform does not let it be written for the sake of an operator: such changes
+        flush all that the flash has accepted, of a frozen volume too."""
+        if not self._may_be_noted_on:
             raise VolumeError(f"flash {self.name} may not be written now: see the states of its volumes")
 
     @property

@@ -238,6 +238,31 @@ def test_frozen_neither_a_change_of_mode_nor_an_operator_writes(hot: Watched) ->
         assert driver.flush().status == OK
 
 
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("grow", {"name": "cluster", "size": "10 MiB"}),
+        ("create", {"name": "late", "flash": "emmc0", "size": "2 MiB", "socket": "late.sock"}),
+        ("erase", {"name": "infotainment"}),
+        ("erase", {"name": "cluster"}),
+        ("delete", {"name": "cluster"}),
+        ("refresh", {}),
+    ],
+)
+def test_frozen_the_operator_waits_for_other_volumes_too(
+    hot: Watched, method: str, parameters: dict[str, object]
+) -> None:
+    """A change of the table, or an erasure, flushes whatever the flash has accepted."""
+    with MODES["write-back"](hot.socket("infotainment")) as driver:
+        driver.write(0, DATA).check()
+        heat(hot, 95.0)
+        hot.await_state("read-only")
+        with pytest.raises(ControlError, match="may not be written now"):
+            hot.configured.ask(method, **parameters)
+        assert hot.is_volatile()
+        assert driver.read(0, 4096).check().data == DATA
+
+
 def test_frozen_the_end_of_the_server_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even what was spent of a budget: what is noted ahead of it counts at the next start."""
     volumes = {"infotainment": '16 MiB\nwear_budget = "20 GB/day"'}
