@@ -167,9 +167,9 @@ class SharedFlash:
     def make(self, name: str, section: VolumeSection) -> Volume:
         """What a configuration says of a volume becomes true: it is made, grown, or marked. VolumeError, OSError."""
         sectors = section.size // SECTOR_BYTES
-        self.check_writable()
         known = {volume.name: volume for volume in self.pool.volumes}
         if name not in known:
+            self.check_writable()
             volume = self.pool.create(name, sectors, read_only=section.read_only, secure_delete=section.secure_delete)
             self._name_new_owner(name)
             self.log.info("volume %s made: %d bytes", name, section.size)
@@ -183,10 +183,12 @@ class SharedFlash:
                 section.size,
             )
         elif sectors > volume.sectors:
+            self.check_writable()
             volume = self.pool.grow(name, sectors)
             self.name_owners()
             self.log.info("volume %s has %d bytes now", name, section.size)
         if (volume.read_only, volume.secure_delete) != (section.read_only, section.secure_delete):
+            self.check_writable()
             volume = self.pool.mark(name, read_only=section.read_only, secure_delete=section.secure_delete)
         return volume
 

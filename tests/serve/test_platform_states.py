@@ -327,6 +327,23 @@ def test_what_the_operator_wants_has_to_wait(tmp_path: Path) -> None:
         assert configured.ask("reload")["applied"] != []
 
 
+def test_a_volume_that_is_there_is_served_again_in_any_state(tmp_path: Path) -> None:
+    """Nothing has to be written for that; and it begins in the state that holds."""
+    rule = FREEZE.replace('volumes = ["infotainment"]\n', "")
+    configured = Configured(tmp_path, VOLUMES, rule)
+    with configured.served() as service:
+        watched = Watched(configured, service)
+        heat(watched, 95.0)
+        watched.await_state("read-only")
+        configured.write({"cluster": VOLUMES["cluster"]}, rule)
+        configured.ask("reload")
+        configured.write(VOLUMES, rule)
+        assert configured.ask("reload") == {"applied": ["[volume.infotainment]: served"], "refused": []}
+        assert watched.state() == "read-only"
+        with BlkDriver(watched.socket("infotainment")) as driver:
+            assert [driver.read(0, 512).status, driver.write(0, DATA).status] == [OK, IOERR]
+
+
 def test_what_waits_for_a_rate_is_refused_when_it_gets_stricter(watched: Watched) -> None:
     """Throttled to 1 MB/s a flood waits; then nothing may be written any more, and nothing hangs."""
     watched.become("throttled")
