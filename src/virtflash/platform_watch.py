@@ -52,6 +52,7 @@ class PlatformWatch:
         self._make_sensors()
         self._policy = SharedPolicy(Policy(self._rules(), self._volumes(), self._clock.now()))
         self._monitor = self._make_monitor()
+        self._changing = False
 
     def _make_sensors(self) -> None:
         """What a section describes comes instead of what an emulated part would tell under the same name."""
@@ -103,10 +104,17 @@ class PlatformWatch:
         watched = self._watched()
         self._service.gate.apply(self._policy.change(self._rules(), self._volumes(), self._clock.now()))
         if watched != self._read:
+            self._changing = True
             self._monitor.stop()
             self._monitor = self._make_monitor()
             self._monitor.start()
+            self._changing = False
         self._monitor.judge_again()
+
+    @property
+    def judges(self) -> bool:
+        """From `start` to `stop`. Otherwise a mistake of ours has ended it, and nothing guards the flashes any more."""
+        return self._changing or self._monitor.judges
 
     def now(self) -> float:
         return self._clock.now()

@@ -113,7 +113,11 @@ class Surroundings:
             self._service.server.log.warning("%s", error)
 
     def _reactors_answer(self, seconds: float) -> bool:
-        """Each has begun a turn within that time. One that hangs is not asked again before it has answered."""
+        """Each has begun a turn within that time, and the platform is watched. One that hangs is not asked again before
+        it has answered."""
+        if not self._watch.judges:
+            self._service.server.log.limited("watch", "the platform is not watched any more: restart the server")
+            return False
         if self._asked is None:
             self._asked = threading.Event()
             threading.Thread(target=self._ask, args=(self._asked,), name="vf-watchdog", daemon=True).start()

@@ -9,12 +9,13 @@ import pytest
 from configured import Configured
 
 from virtflash import platform_gate
-from virtflash.config import Volume
+from virtflash.config import Volume, read_configuration
 from virtflash.config.quantities import Size
 from virtflash.health.platform_state import PERMISSIONS, PlatformState
 from virtflash.health.policy import FREE, Verdict
 from virtflash.server import Served
 from virtflash.service import Service
+from virtflash.surroundings import Surroundings
 
 FROZEN = Verdict(PlatformState.READ_ONLY, freeze=True)
 READ_ONLY = Verdict(PlatformState.READ_ONLY)
@@ -83,3 +84,21 @@ def test_a_change_that_failed_is_made_the_next_time(service: Service, monkeypatc
 
 def raise_trouble(*_arguments: object) -> None:
     raise OSError(5, "trouble")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_watchdog_is_not_fed_where_nobody_judges_any_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A mistake of ours in what a verdict does: systemd starts the server anew then."""
+    configured = Configured(tmp_path, {"cluster": "8 MiB"})
+    with (
+        Service.create(configured.path, read_configuration(configured.path)) as service,
+        Surroundings(service) as surroundings,
+    ):
+        assert surroundings._reactors_answer(10)
+        monitor = surroundings._watch._monitor
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(monitor, "_judge", lambda _arrived: 1 // 0)
+            configured.ask("simulate", sensor="emmc0.temperature", value=30.0)
+            monitor._thread.join(10)
+        assert not surroundings._reactors_answer(10)
+    assert "the platform is not watched any more" in caplog.text
