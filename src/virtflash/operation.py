@@ -16,6 +16,7 @@ from virtflash.config.contradictions import volume_problems
 from virtflash.config.quantities import Duration, Size
 from virtflash.config.values import value_problems
 from virtflash.control.operator import TTL, NewLimits, OperatorError, Reloaded
+from virtflash.health.platform_state import PlatformState
 from virtflash.health.sensors.sensor import SensorError
 from virtflash.platform_watch import PlatformWatch
 from virtflash.server import Served
@@ -108,6 +109,8 @@ class Operation:
         if served.export.backing.read_only:
             raise OperatorError(f"volume {name} is read-only; make it writable first")
         assert served.flash is not None
+        if (state := served.export.verdict.state) >= PlatformState.READ_ONLY:
+            raise OperatorError(f"volume {name} may not be written now: it is {state.word}, as the platform is")
         with told(), self._service.lock:
             served.flash.check_writable()
             window = served.flash.pool.window(name)

@@ -127,4 +127,7 @@ class PlatformWatch:
         sensor = self.emulated.get(name)
         if sensor is None:
             raise SensorError(f"{name}: nothing emulated measures it; what can be set: {', '.join(self.emulated)}")
+        measure = measure_of(name)
+        if value is not None and not measure.least <= value <= measure.most:  # nor not-a-number
+            raise SensorError(f"{name}: {value:g} is nothing that it could measure")
         sensor.release() if value is None else sensor.set(value)

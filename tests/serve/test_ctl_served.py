@@ -340,6 +340,7 @@ def simulate(server: Operated) -> None:
     for name in TWO:
         wait_until(lambda name=name: server.volume(name)["state"] == "serving", "it has cooled down", 20)  # type: ignore[misc]
     assert "nothing emulated measures it" in server.refused("simulate", "sensor=platform.supply", "value=1")
+    assert "nothing that it could measure" in server.refused("simulate", "sensor=emmc0.temperature", "value=-300")
 
 
 def methods(server: Operated) -> None:

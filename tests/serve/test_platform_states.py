@@ -164,6 +164,14 @@ def test_what_was_accepted_before_a_state_is_stable_in_it(watched: Watched) -> N
             watched.become("normal")
 
 
+def test_an_operator_erases_nothing_that_may_not_be_written(watched: Watched) -> None:
+    """Though another volume of the flash may."""
+    watched.become("read-only")
+    with pytest.raises(ControlError, match="infotainment may not be written now"):
+        watched.configured.ask("erase", name="infotainment")
+    watched.become("normal")
+
+
 def test_why_is_told(watched: Watched) -> None:
     watched.become("normal")
     with Client(watched.socket("control")) as client:
