@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from collections.abc import Callable
 from typing import Any
 
 MORE, SYNC, ROOM = 0x10000, 0x10001, 0x10003
@@ -41,6 +42,7 @@ class _Target(ctypes.Structure):
         ("host_failed", ctypes.c_void_p),
         ("programmed", ctypes.CFUNCTYPE(_U64, _OWN, _U32)),
         ("caller", _U32),
+        ("flush_mark", ctypes.POINTER(_U64)),
     )
 
 
@@ -75,9 +77,18 @@ class TargetCalls:
         while result in (MORE, ROOM):
             result = self._call(self.target.change, kind, sector, sectors, ctypes.byref(progress))
 
-    def flush(self) -> None:
-        while self._call(self.target.flush) in (MORE, ROOM):
+    def flush(self, between: Callable[[], None] = lambda: None) -> int:
+        """`between`: done between two of its calls. Returns how many there were."""
+        mark, count = _U64(0), 1
+        while self._flush_part(mark) in (MORE, ROOM):
             assert self.gentle
+            count += 1
+            between()
+        return count
+
+    def _flush_part(self, mark: ctypes.c_uint64) -> int:
+        self.target.flush_mark = ctypes.pointer(mark)
+        return self._call(self.target.flush)
 
     def programmed(self, owner: int) -> int:
         return int(self.target.programmed(self.target.own, owner))

@@ -1,5 +1,6 @@
 """Calls beside a critical volume: how much one of them begins on the flash is bounded by design."""
 
+import itertools
 import random
 import time
 
@@ -84,6 +85,23 @@ def test_a_gentle_secure_erase_begins_little(part: str) -> None:
     assert flash.target.read(0, units * UNIT_SECTORS) == written.content(0, units)
 
 
+def test_a_flush_ends_while_its_guest_goes_on_writing() -> None:
+    """It is about what was accepted before it: in many calls, between which more comes than each of them takes away."""
+    flash = FlashInMemory("tlc", cache_bytes=64 * UNIT)
+    gentle, written, numbers = TargetCalls(flash.target, 1, gentle=True), Written(64), itertools.count()
+    fill(gentle, written)
+
+    def go_on() -> None:
+        for _ in range(4):
+            unit = 64 + next(numbers) * PART_UNITS % 1024
+            gentle.write(unit * UNIT_SECTORS, bytes(PART_UNITS * UNIT))
+
+    assert 1 < gentle.flush(go_on) < 64
+    assert flash.target.cached_units > 0
+    flash.lose_power(1)
+    assert flash.target.read(0, 64 * UNIT_SECTORS) == written.content(0, 64)
+
+
 def test_without_it_a_call_may_begin_more() -> None:
     """Else the bound above would be none."""
     flash = FlashInMemory("slc", chip={"blocks": 42}, cache_bytes=32 * UNIT)
@@ -104,6 +122,10 @@ def test_what_is_long_does_not_pile_up_on_the_part() -> None:
     target.change(SECURE_ERASE, 0, 256 * UNIT_SECTORS)
     for block in range(64):
         target.care(first_block=block, blocks=1)
+    target.write(0, bytes(512 * UNIT))
+    target.care(refresh=list(range(32)))
+    while target.work():
+        assert len(late) < 10_000
     assert calls.busy_ns() > 0
     assert len(late) > 64
     assert not any(late[1:])

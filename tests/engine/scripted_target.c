@@ -36,6 +36,7 @@ struct target {
     uint32_t *host_failed;
     uint64_t (*programmed)(void *, uint32_t);
     uint32_t caller;
+    uint64_t *flush_mark;
 };
 
 struct control {

@@ -18,9 +18,9 @@ from virtflash.backing.write_cache cimport (
     cache_drop,
     cache_find,
     cache_is_full,
-    cache_held_of,
     cache_is_of,
     cache_note_writer,
+    cache_oldest_order,
 )
 from virtflash.ftl.owners cimport owner_of
 from virtflash.ftl.state cimport FRAME_UNITS_MAX
@@ -98,15 +98,25 @@ cdef inline int32_t evict(FlashState *state, uint32_t writer) noexcept nogil:
     return 0
 
 
-cdef inline int32_t flush_cache(FlashState *state) noexcept nogil:
+cdef inline bint is_to_flush(FlashState *state, uint32_t writer, uint64_t *mark) noexcept nogil:
+    """Is there still something in the cache that was accepted before this flush began?"""
+    cdef uint64_t oldest = cache_oldest_order(&state.cache, writer)
+    if mark == NULL or not state.target.gentle:
+        return oldest != 0
+    if mark[0] == 0:
+        mark[0] = state.cache.added
+    return 0 < oldest <= mark[0]
+
+
+cdef inline int32_t flush_cache(FlashState *state, uint64_t *mark) noexcept nogil:
     """What was accepted becomes safe. That it cannot be, since the flash takes nothing more, is a loss: -EIO.
 
     What only others have written stays: they would pay for frames that are not full, and the caller wait for them.
-    Gently, it is a frame in each call.
+    Gently, it is a frame in each call, and `mark` is as `Target.flush_mark`.
     """
     cdef uint32_t writer = state.ftl.caller if state.cache_on else 0
     cdef int32_t result = 0
-    while cache_held_of(&state.cache, writer) and result == 0:
+    while result == 0 and is_to_flush(state, writer, mark):
         result = evict(state, writer)
         if result == 0 and state.target.gentle:
             return TARGET_MORE
@@ -120,9 +130,9 @@ cdef inline int32_t flush_cache(FlashState *state) noexcept nogil:
 
 cdef inline int32_t flush_whole(FlashState *state) noexcept nogil:
     """Without a cache, nothing completes before it is safe: however long that takes, it is one call."""
-    cdef int32_t result = flush_cache(state)
+    cdef int32_t result = flush_cache(state, NULL)
     while result == TARGET_MORE or result == TARGET_ROOM:
-        result = flush_cache(state)
+        result = flush_cache(state, NULL)
     return result
 
 

@@ -133,7 +133,7 @@ cdef int32_t target_flush(void *self) noexcept nogil:
     if state.read_only:
         return 0
     begin_call(state)
-    result = flush_cache(state)
+    result = flush_cache(state, state.target.flush_mark)
     if result == 0:
         state.counters.flushes += 1
     end_call(state, 0)
@@ -313,7 +313,7 @@ cdef void lose_power(FlashState *state, uint64_t random) noexcept nogil:
 
 cdef int32_t tidy(FlashState *state) noexcept nogil:
     """What the next start would have to do is done now: a checkpoint that nothing follows."""
-    cdef int32_t result = 0 if state.read_only else flush_cache(state)
+    cdef int32_t result = 0 if state.read_only else flush_cache(state, NULL)
     if result or state.read_only or state.ftl.exhausted:
         return result
     return as_result(checkpoint_now(state.ftl, True))
@@ -618,7 +618,11 @@ cdef class FlashTarget:
         self._simply(CALL_SANITIZE)
 
     def work(self):
-        return self._simply(CALL_WORK) != 0
+        cdef Request request
+        memset(&request, 0, sizeof(request))
+        self._run(CALL_WORK, &request)
+        self._take_turn(&request)
+        return request.result != 0
 
     cdef int _simply(self, int call) except -1:
         cdef Request request

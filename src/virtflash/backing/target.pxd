@@ -58,6 +58,9 @@ cdef struct Target:
     # `owner`: a number from 1 on, as `FlashTarget.set_owners` was told; a target that has one owner takes 0 for it.
     uint64_t (*programmed)(void *self, uint32_t owner) noexcept nogil
     uint32_t caller  # written before each call by a target on top of this one: the owner that it is made for; 0: nobody
+    # Written before each flush: where a gentle one, which takes many calls, keeps how far it has to go; what comes
+    # meanwhile is no part of it. Zeroed at first, and kept by whoever calls. NULL: all there is, whenever it came.
+    uint64_t *flush_mark
 
 # What a capsule called "virtflash.engine.Call" holds: something to be done on the thread that owns a target.
 cdef struct Call:

@@ -24,6 +24,7 @@ cdef struct CachePlace:
     uint32_t older
     uint32_t newer  # of a free place: the next free one
     uint32_t writer
+    uint64_t order  # of its coming, from 1 on
 
 cdef struct CacheBucket:
     uint32_t unit
@@ -33,6 +34,7 @@ cdef struct WriteCache:
     uint32_t unit_bytes
     uint32_t places
     uint32_t held
+    uint64_t added  # so far: the order of the newest
     uint32_t written_by[CACHE_WRITERS]  # of them
     uint32_t oldest
     uint32_t newest
@@ -118,7 +120,8 @@ cdef inline char *cache_add(WriteCache *cache, uint32_t unit, uint32_t writer) n
     cdef uint32_t place = cache.vacant
     cdef uint32_t bucket = cache_bucket(cache, unit)
     cache.vacant = cache.place[place].newer
-    cache.place[place] = CachePlace(unit, cache.newest, CACHE_NOWHERE, writer)
+    cache.added += 1
+    cache.place[place] = CachePlace(unit, cache.newest, CACHE_NOWHERE, writer, cache.added)
     cache.written_by[writer] += 1
     if cache.newest == CACHE_NOWHERE:
         cache.oldest = place
@@ -153,6 +156,14 @@ cdef inline bint cache_is_of(const WriteCache *cache, uint32_t place, uint32_t w
 
 cdef inline uint32_t cache_held_of(const WriteCache *cache, uint32_t writer) noexcept nogil:
     return cache.written_by[writer] + cache.written_by[CACHE_SEVERAL] if writer else cache.held
+
+
+cdef inline uint64_t cache_oldest_order(const WriteCache *cache, uint32_t writer) noexcept nogil:
+    """Of the units that somebody has written (0: whoever it was); 0: there is none."""
+    cdef uint32_t at = cache.oldest if cache_held_of(cache, writer) else <uint32_t>CACHE_NOWHERE
+    while at != CACHE_NOWHERE and not cache_is_of(cache, at, writer):
+        at = cache.place[at].newer
+    return 0 if at == CACHE_NOWHERE else cache.place[at].order
 
 
 cdef inline void cache_close_gap(WriteCache *cache, uint32_t gap) noexcept nogil:

@@ -20,7 +20,6 @@ from virtflash.engine.state cimport (
     OP_GET_ID,
     OP_LIFETIME,
     STAGE_DATA,
-    STAGE_FLUSH,
     STAGE_IDLE,
     STAGE_SYNC,
     BindingState,
@@ -31,7 +30,7 @@ from virtflash.engine.state cimport (
 )
 from virtflash.engine.submission cimport issue
 from virtflash.engine.allowed_requests cimport begin_allowed, is_closed
-from virtflash.engine.target_requests cimport EFFORT_LIMIT, begin_target
+from virtflash.engine.target_requests cimport EFFORT_LIMIT, begin_flush, begin_target
 from virtflash.engine.virtio cimport BLK_S_IOERR, BLK_S_OK, DEVICE_ID_BYTES
 
 cdef enum:
@@ -101,7 +100,10 @@ cdef inline void start_io(ReactorState *reactor, QueueState *queue, Slot *slot) 
         if has_nothing_to_flush(slot):
             complete(reactor, slot, BLK_S_OK, 0)
             return
-        slot.stage = STAGE_SYNC if binding.target == NULL else STAGE_FLUSH
+        if binding.target == NULL:
+            slot.stage = STAGE_SYNC
+        else:
+            begin_flush(slot)
     if not needs_io(slot, binding):
         answer_without_io(reactor, slot)
     elif binding.target == NULL:

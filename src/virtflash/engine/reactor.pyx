@@ -9,6 +9,7 @@ import _thread
 import errno as errno_names
 import os
 import stat
+from time import sleep
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -29,7 +30,7 @@ from posix.mman cimport (
 )
 from posix.uio cimport iovec
 
-from virtflash.backing.target cimport TARGET_SYNC, Call, Target
+from virtflash.backing.target cimport TARGET_MORE, TARGET_ROOM, TARGET_SYNC, Call, Target
 from virtflash.engine.admission cimport Allowance
 from virtflash.engine.atomics cimport (
     exchange_u32,
@@ -280,15 +281,18 @@ cdef class MemoryTable:
 cdef struct SyncStep:
     BindingState *binding
     uint64_t mark
+    uint64_t flush_mark
+    uint64_t busy_ns  # until when the real part would be at work
     int32_t result
 
 
 cdef void flush_target(void *argument) noexcept nogil:
     cdef SyncStep *step = <SyncStep *>argument
     cdef Target *target = step.binding.target
-    target.now_ns, target.gentle = monotonic_ns(), False
+    target.now_ns, target.gentle, target.flush_mark = monotonic_ns(), True, &step.flush_mark
     step.result = target.flush(target.self)
     step.mark = target.sync_begins(target.self)
+    step.busy_ns = target.busy_ns(target.self) if target.busy_ns != NULL else 0
 
 
 cdef void tell_synced(void *argument) noexcept nogil:
@@ -418,13 +422,24 @@ cdef class Binding:
         memset(&step, 0, sizeof(step))
         step.binding = &self.state
         for _ in range(SYNC_ROUNDS):
-            self._on_owner(flush_target, &step)
+            self._flush_target(&step)
             if step.result < 0:
                 return step.result
             result = self._sync_host(&step)
             if result or step.result != TARGET_SYNC:
                 return result
         return -errno_names.EIO
+
+    cdef _flush_target(self, SyncStep *step):
+        """Part by part, each when the real part would be done with the one before: it is nobody's request, and those of
+        other volumes have their turn in between."""
+        cdef uint64_t now
+        self._on_owner(flush_target, step)
+        while step.result == TARGET_MORE or step.result == TARGET_ROOM:
+            now = monotonic_ns()
+            if step.busy_ns > now:
+                sleep((step.busy_ns - now) / 1e9)  # nothing tells when it would be done: it is only emulated
+            self._on_owner(flush_target, step)
 
     cdef int _sync_host(self, SyncStep *step) except 1:
         cdef int result = 0

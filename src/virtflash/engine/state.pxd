@@ -260,6 +260,7 @@ cdef struct Slot:
     double wear  # bytes of flash that it was charged
     Slot *child  # among the delayed
     TargetProgress progress  # a target's, of the next segment
+    uint64_t flush_mark  # a target's, of its flush
     Segment segments[SEGMENT_LIMIT]
     iovec iov_inline[IOV_INLINE]
 

@@ -116,6 +116,7 @@ cdef inline int32_t call_target(Target *target, Slot *slot) noexcept nogil:
     cdef uint64_t part = GENTLE_PART_BYTES if target.gentle else TRANSFER_PART_BYTES
     cdef uint64_t bytes = slot.remaining if slot.remaining < part else part
     if slot.stage == STAGE_FLUSH:
+        target.flush_mark = &slot.flush_mark
         return target.flush(target.self)
     if slot.operation == OP_READ or slot.operation == OP_WRITE:
         return transfer(target, slot, bytes)
@@ -243,10 +244,15 @@ cdef inline bint make_room(ReactorState *reactor, Slot *slot) noexcept nogil:
 # From a result to the next call
 
 
+cdef inline void begin_flush(Slot *slot) noexcept nogil:
+    slot.stage = STAGE_FLUSH
+    slot.flush_mark = 0
+
+
 cdef inline bint flush_first(ReactorState *reactor, Slot *slot) noexcept nogil:
     """The data is done. True: it has to be made stable now."""
     if must_sync_now(slot):
-        slot.stage = STAGE_FLUSH
+        begin_flush(slot)
         return True
     end_request(reactor, slot, 0)
     return False
@@ -395,7 +401,7 @@ cdef inline void resume_ready(ReactorState *reactor, Slot *slot) noexcept nogil:
     elif slot.result < 0 or not must_sync_now(slot):
         answer(reactor, slot, slot.result)
     else:
-        slot.stage = STAGE_FLUSH
+        begin_flush(slot)
         run_target(reactor, slot)
 
 

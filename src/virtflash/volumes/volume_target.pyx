@@ -46,7 +46,7 @@ cdef const Piece *piece_at(const VolumeState *state, uint64_t sector) noexcept n
 cdef Target *below_now(VolumeState *state) noexcept nogil:
     """Its clock is ours, and what it does now it does for our owner."""
     state.below.now_ns, state.below.gentle = state.target.now_ns, state.target.gentle
-    state.below.caller = state.owner
+    state.below.caller, state.below.flush_mark = state.owner, state.target.flush_mark
     return state.below
 
 
